@@ -1,0 +1,110 @@
+"""The image sets a run can name."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from normhpc.config.base import Fraction, OneOf, Part, PositiveInt, outside_identity
+
+
+class DataPart(Part):
+    """What every image set has."""
+
+    val_fraction: Fraction = 0.1
+    """Share of the training images held out as ``val`` by a fixed permutation, the same in every run; 0 for none."""
+
+
+class OfficialArchives(DataPart):
+    """A public set read from the files its authors publish."""
+
+    path: str | None = outside_identity(None)
+    """Folder that holds the official files, or their archive unpacked. Null is an error that says what is needed."""
+    download: bool = outside_identity(False)
+    """Let torchvision download the files into ``path`` when they are not there."""
+    allow_partial: bool = False
+    """Accept files of the official layout with fewer images than the official set."""
+
+
+class Digits(DataPart):
+    """1,797 real 8x8 grey digits in 10 classes, bundled with scikit-learn: 1,437 for training, 360 for test."""
+
+    name: Literal["digits"] = "digits"
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (1, 8, 8)
+
+    def classes(self) -> int:
+        """Number of labels."""
+        return 10
+
+
+class Mnist(OfficialArchives):
+    """70,000 grey 28x28 digits in 10 classes, from the four idx files (gzip or not)."""
+
+    name: Literal["mnist"] = "mnist"
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (1, 28, 28)
+
+    def classes(self) -> int:
+        """Number of labels."""
+        return 10
+
+
+class Cifar10(OfficialArchives):
+    """60,000 colour 32x32 photographs in 10 classes, from the python or the binary archive."""
+
+    name: Literal["cifar10"] = "cifar10"
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (3, 32, 32)
+
+    def classes(self) -> int:
+        """Number of labels."""
+        return 10
+
+
+class Cifar100(OfficialArchives):
+    """60,000 colour 32x32 photographs in 100 fine classes, from the python or the binary archive."""
+
+    name: Literal["cifar100"] = "cifar100"
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (3, 32, 32)
+
+    def classes(self) -> int:
+        """Number of labels."""
+        return 100
+
+
+class Synthetic(DataPart):
+    """Uniform random images with random labels: for load tests and for sweeps of the tool itself."""
+
+    name: Literal["synthetic"] = "synthetic"
+    images: PositiveInt = 1024
+    """Training images, before ``val`` is held out."""
+    test_images: PositiveInt = 256
+    """Test images."""
+    channels: PositiveInt = 3
+    """Channels of an image."""
+    height: PositiveInt = 32
+    """Rows of an image, in pixels."""
+    width: PositiveInt = 32
+    """Columns of an image, in pixels."""
+    num_classes: Annotated[int, Field(ge=2)] = 10
+    """Number of labels."""
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return (self.channels, self.height, self.width)
+
+    def classes(self) -> int:
+        """Number of labels."""
+        return self.num_classes
+
+
+DataConfig = Annotated[Digits | Mnist | Cifar10 | Cifar100 | Synthetic, OneOf("data set", default="digits")]

@@ -1,0 +1,32 @@
+"""What one run gets of a cluster or of this machine. Never changes which run it is."""
+
+from normhpc.config.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
+
+
+class Resources(Part):
+    """Allocation of one run. ``nodes`` x ``gpus_per_node`` is the number of ranks, also where there is no GPU."""
+
+    nodes: PositiveInt = 1
+    """Machines."""
+    gpus_per_node: NonNegativeInt = 1
+    """GPUs, and so ranks, on each machine; 0 asks for no GPU and runs one rank a machine."""
+    cpus_per_gpu: PositiveInt = 1
+    """Processor cores, and so compute threads, of each rank."""
+    mem_gb_per_gpu: PositiveFloat = 4.0
+    """Memory of each rank in GiB."""
+    minutes: PositiveInt = 60
+    """Wall-clock limit of one run."""
+    runs_per_job: PositiveInt = 1
+    """Runs that one Slurm job takes one after another."""
+    runs_per_gpu: PositiveInt = 1
+    """Runs that share one GPU at a time."""
+
+    @property
+    def ranks(self) -> int:
+        """Training processes of one run."""
+        return self.nodes * max(1, self.gpus_per_node)
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of one run that uses its whole time limit."""
+        return self.nodes * self.gpus_per_node * self.minutes / 60 / self.runs_per_gpu
