@@ -63,33 +63,39 @@ def sync_directory(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(path: Path, busy_message: str, *, wait_seconds: float = 0.0) -> Iterator[IO[bytes]]:
-    """Hold the kernel's lock on the existing file ``path``; it is gone with the process, even after ``kill -9``.
+def exclusive_lock(path: Path, busy_message: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold the kernel's lock on an existing file or folder; it is gone with the process, even after ``kill -9``.
 
     Raises :class:`BusyError` with ``busy_message`` when another process holds it after ``wait_seconds``.
     """
-    with path.open("rb") as file:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
         deadline = time.monotonic() + wait_seconds
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise BusyError(busy_message) from None
                 time.sleep(0.02)
-        yield file
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:
     """Whether some process holds :func:`exclusive_lock` on ``path``."""
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 

@@ -39,7 +39,7 @@ class OneOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         kinds: tuple[type[Part], ...] = get_args(source) or (source,)
-        patterns = {kind: re.compile(_name_pattern(kind)) for kind in kinds}
+        patterns = {kind: re.compile(name_pattern(kind)) for kind in kinds}
         shown = [shown_name(kind) for kind in kinds]
 
         def kind_of(value: Any) -> str | None:
@@ -92,7 +92,8 @@ def _schema_names(handler: GetJsonSchemaHandler, kind: JsonSchemaValue) -> str:
     return re.escape(name["const"]) if "const" in name else str(name["pattern"]).strip("^$")
 
 
-def _name_pattern(kind: type[Part]) -> str:
+def name_pattern(kind: type[Part]) -> str:
+    """Regular expression of the names that choose ``kind``."""
     field = kind.model_fields["name"]
     if literal := get_args(field.annotation):
         return "|".join(re.escape(str(name)) for name in literal)

@@ -27,6 +27,11 @@ class Resources(Part):
         return self.nodes * max(1, self.gpus_per_node)
 
     @property
+    def gpus(self) -> float:
+        """GPUs that one run occupies; a share of one when several runs take it together."""
+        return self.nodes * self.gpus_per_node / self.runs_per_gpu
+
+    @property
     def gpu_hours(self) -> float:
         """GPU-hours of one run that uses its whole time limit."""
-        return self.nodes * self.gpus_per_node * self.minutes / 60 / self.runs_per_gpu
+        return self.gpus * self.minutes / 60

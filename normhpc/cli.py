@@ -1,0 +1,246 @@
+"""The command line. One short function per command; what a command needs is imported inside it.
+
+Nothing here but ``train`` and ``sweep --smoke`` ever loads torch: planning and watching run on a login node.
+"""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from normhpc.errors import InputError, NormhpcError
+
+app = typer.Typer(
+    name="normhpc",
+    help="Which normalization layer, for which network, on which images, and at what cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep file.")]
+RunsDir = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where records live: DIR/<sweep>/<run id>/.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a field in every run. Repeatable.")
+]
+Filters = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="KEY=VALUE", help="Keep runs whose field has this value (A,B: either). Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+Places = Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="Folders of records. [default: runs]")]
+
+_RUNS = Path("runs")
+
+
+class Listing(StrEnum):
+    """What ``normhpc list`` can list."""
+
+    norms = "norms"
+    models = "models"
+    data = "data"
+    sweeps = "sweeps"
+
+
+class SchemaOf(StrEnum):
+    """What ``normhpc schema`` can describe."""
+
+    sweep = "sweep"
+    run = "run"
+
+
+class Format(StrEnum):
+    """How ``normhpc collect`` writes a table."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+    markdown = "markdown"
+    latex = "latex"
+    html = "html"
+
+
+@app.command()
+def sweep(
+    file: SweepFile,
+    local: Annotated[bool, typer.Option("--local", help="Run on this machine.")] = False,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Ranks at a time with --local. [default: what GPUs or cores hold]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="With --dry-run: also build every distinct case and take one step.")
+    ] = False,
+    runs: RunsDir = _RUNS,
+    settings: Settings = None,
+    only: Filters = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Launch at most so many runs.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Launch failed runs again.")] = False,
+    max_gpu_hours: Annotated[
+        float | None, typer.Option(min=0, help="Refuse a launch that could take more GPU-hours than this.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the runs that SWEEP.yaml declares into being; what is done already is not done again."""
+    from normhpc.launch.command import check_budget, launch_locally, show_plan
+    from normhpc.sweep import load
+    from normhpc.sweep.plan import make_plan
+
+    if smoke and not dry_run:
+        raise InputError("--smoke belongs to --dry-run; give both")
+    plan = make_plan(
+        load(file, overrides=settings or (), only=only or ()), runs, retry_failed=retry_failed, limit=limit
+    )
+    if dry_run:
+        raise typer.Exit(show_plan(plan, as_json=as_json, smoke=smoke))
+    check_budget(plan, max_gpu_hours)
+    if not local:
+        raise InputError("say where to run: --local runs on this machine, --dry-run shows the plan")
+    raise typer.Exit(launch_locally(plan, slots, as_json=as_json))
+
+
+@app.command()
+def expand(
+    file: SweepFile,
+    count: Annotated[bool, typer.Option("--count", help="Print only the number of runs.")] = False,
+    settings: Settings = None,
+    only: Filters = None,
+) -> None:
+    """Print one JSON line per run: its id and its complete configuration."""
+    from normhpc.sweep import load
+
+    declared = load(file, overrides=settings or (), only=only or ())
+    if count:
+        print(declared.count())
+        return
+    write = sys.stdout.write
+    for run in declared.runs():
+        write(f'{{"run_id": "{run.run_id}", "config": {run.config_json}}}\n')
+    for note in declared.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
+def status(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SWEEP|DIR", help="Sweep files or folders of records. [default: runs]"),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    runs: RunsDir = _RUNS,
+    as_json: Json = False,
+) -> None:
+    """Show how many runs are in which state, what is running and what failed."""
+    from normhpc.results.screen import show_status, watch_status
+
+    folders = [_records_of(place, runs) for place in places or [runs]]
+    if watch:
+        watch_status(folders)
+    else:
+        show_status(folders, as_json=as_json)
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or the start of its id.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the run writes.")] = False,
+    runs: RunsDir = _RUNS,
+) -> None:
+    """Print what a run's ranks printed."""
+    from normhpc.record.find import find_run
+    from normhpc.record.log import print_log
+
+    print_log(find_run(run, runs), follow=follow)
+
+
+@app.command()
+def collect(
+    places: Places = None,
+    by: Annotated[str | None, typer.Option(metavar="F,F", help="Fields that make a cell. [default: all swept]")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Metric to tabulate. Repeatable.")] = None,
+    per_run: Annotated[bool, typer.Option("--per-run", help="One row per run instead of one per cell.")] = False,
+    format: Annotated[Format, typer.Option(help="How to write the table.")] = Format.table,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file instead of the screen.")] = None,
+) -> None:
+    """Tabulate results: mean and 95 % interval over seeds, and cost, per cell of the sweep."""
+    from normhpc.results.output import collect as tabulate
+
+    collected = tabulate(
+        places or [_RUNS],
+        by=by.split(",") if by else None,
+        metrics=metric,
+        per_run=per_run,
+        format=format.value,
+        out=out,
+    )
+    if isinstance(collected.content, bytes):
+        sys.stdout.buffer.write(collected.content)
+    elif collected.content is not None:
+        sys.stdout.write(collected.content)
+    for note in collected.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+@app.command()
+def train(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")]) -> None:
+    """Train one run; alone or as one rank under torchrun. Goes on from its checkpoint."""
+    from normhpc.launch.worker import run_rank
+
+    raise typer.Exit(run_rank(run_dir))
+
+
+@app.command(name="list")
+def list_(what: Listing, as_json: Json = False) -> None:
+    """List the names that a sweep can use, with their fields and defaults."""
+    from normhpc.sweep.catalogue import list_parts, list_sweeps, show_catalogue
+
+    entries = list_sweeps(Path("sweeps")) if what is Listing.sweeps else list_parts(what.value)
+    _print_json(entries) if as_json else show_catalogue(what.value, entries)
+
+
+@app.command()
+def schema(what: SchemaOf) -> None:
+    """Print a JSON Schema, for editors that know yaml-language-server."""
+    from normhpc.sweep.schema import run_schema, sweep_schema
+
+    _print_json(sweep_schema() if what is SchemaOf.sweep else run_schema())
+
+
+@app.command()
+def doctor(runs: RunsDir = _RUNS, as_json: Json = False) -> None:
+    """Say what this machine has for training and launching, and what is missing."""
+    from normhpc.launch.doctor import examine, show_findings
+
+    findings = examine(runs)
+    _print_json([finding.as_json() for finding in findings]) if as_json else show_findings(findings)
+    raise typer.Exit(1 if any(finding.level == "missing" for finding in findings) else 0)
+
+
+def _records_of(place: Path, runs: Path) -> Path:
+    """The folder of records that ``place`` means: itself, or that of the sweep a YAML file declares."""
+    if place.suffix not in (".yaml", ".yml"):
+        return place
+    from normhpc.sweep import load
+
+    return runs / load(place).name
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Run the command line. Mistakes of the user end with their text and exit code, without a traceback."""
+    try:
+        app()
+    except NormhpcError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

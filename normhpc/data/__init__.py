@@ -1,0 +1,39 @@
+"""Image sets in memory, the order of their images, and batches of them.
+
+To add a set: its config class in ``config/data.py``, a reader in this folder and a line in :data:`READERS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from normhpc.config.data import Cifar10, Cifar100, DataPart, Digits, Mnist, Synthetic
+from normhpc.data.batches import Batches as Batches
+from normhpc.data.cifar import read_cifar10, read_cifar100
+from normhpc.data.digits import read_digits
+from normhpc.data.images import ImageData as ImageData
+from normhpc.data.images import ImageSplit as ImageSplit
+from normhpc.data.images import assemble
+from normhpc.data.mnist import read_mnist
+from normhpc.data.order import draws as draws
+from normhpc.data.order import order as order
+from normhpc.data.order import rank_share as rank_share
+from normhpc.data.source import Source
+from normhpc.data.synthetic import read_synthetic
+
+READERS: dict[type[DataPart], Callable[[Any], Source]] = {
+    Digits: read_digits,
+    Mnist: read_mnist,
+    Cifar10: read_cifar10,
+    Cifar100: read_cifar100,
+    Synthetic: read_synthetic,
+}
+"""The reader of every image set a run can name."""
+
+
+def load(config: Digits | Mnist | Cifar10 | Cifar100 | Synthetic) -> ImageData:
+    """The image set of a run, in memory, with ``val`` held out of the training images.
+
+    Raises :class:`~normhpc.errors.DataError` when files are missing, damaged or not as many as they should be.
+    """
+    source = READERS[type(config)](config)
+    return assemble(config.name, source.train, source.test, source.classes, config.val_fraction)

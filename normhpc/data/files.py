@@ -1,0 +1,63 @@
+"""What is wrong with a folder of official files, said so that the user can mend it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from normhpc.config.data import OfficialArchives
+from normhpc.errors import DataError, Problem
+
+
+def data_folder(config: OfficialArchives, title: str, expected: str) -> Path:
+    """``data.path`` as an existing folder, or a created one when files may be downloaded into it.
+
+    Raises :class:`~normhpc.errors.DataError` that lists what is expected there.
+    """
+    if config.path is None:
+        raise path_error(
+            f"{title} is read from a folder with {expected}; set data.path to it, "
+            "and data.download: true to fetch the files into it"
+        )
+    folder = Path(config.path).expanduser()
+    if config.download:
+        folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        raise path_error(f"no folder {folder}; set data.path to one with {expected}, {_OR_DOWNLOAD}")
+    return folder
+
+
+def missing_error(folder: Path, title: str, expected: str) -> DataError:
+    """What a folder without the needed files raises."""
+    return path_error(f"{folder} does not hold {title}; set data.path to the folder with {expected}, {_OR_DOWNLOAD}")
+
+
+def file_error(file: Path, message: str) -> DataError:
+    """What a damaged file raises."""
+    return DataError(Problem(f"{message}; copy or download the file again", file=str(file)))
+
+
+def path_error(message: str) -> DataError:
+    """What a wrong ``data.path`` raises."""
+    return DataError(Problem(message, path="data.path"))
+
+
+def check_complete(
+    config: OfficialArchives,
+    folder: Path,
+    title: str,
+    official: tuple[int, int],
+    found: tuple[int, int],
+    missing: Sequence[str] = (),
+) -> None:
+    """Raise unless there are the ``official`` numbers of training and test images, or fewer and that is allowed."""
+    fewer = all(0 < have <= every for have, every in zip(found, official, strict=True))
+    if found == official or (fewer and config.allow_partial):
+        return
+    absent = f" ({', '.join(missing)} not there)" if missing else ""
+    way_out = "; complete the folder, or set data.allow_partial: true to use what is there" if fewer else ""
+    raise path_error(
+        f"{folder} has {found[0]:,} training and {found[1]:,} test images{absent}, "
+        f"{title} has {official[0]:,} and {official[1]:,}{way_out}"
+    )
+
+
+_OR_DOWNLOAD = "or set data.download: true to fetch them"

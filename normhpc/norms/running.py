@@ -1,0 +1,30 @@
+"""Running statistics that ranks keep apart, and what they are together."""
+
+from torch import Tensor, nn
+
+from normhpc.norms.slot import Norm
+
+
+def running_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers of all slots in ``module`` that follow only this rank's images, by qualified name.
+
+    They are the buffers themselves, not copies: ``copy_`` into them swaps statistics in.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: slot.get_buffer(name)
+        for prefix, slot in module.named_modules()
+        if isinstance(slot, Norm)
+        for name in slot.local_statistics()
+    }
+
+
+def merged_running_statistics(means: Tensor, variances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (C,) of the images of all ranks together, from each rank's (R, C) and its weight (R,).
+
+    With weights w that sum to 1: mean = sum w m, variance = sum w v + sum w (m - mean)^2, the second term being
+    the spread of the ranks' means, which an average of variances forgets. Computed in float64.
+    """
+    shares = (weights.double() / weights.double().sum()).unsqueeze(1)
+    mean = (shares * means.double()).sum(0)
+    variance = (shares * (variances.double() + (means.double() - mean).square())).sum(0)
+    return mean.to(means.dtype), variance.to(variances.dtype)

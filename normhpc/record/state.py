@@ -1,0 +1,87 @@
+"""What became of a run, derived from its record alone.
+
+=========== =================================================================================================
+new         no event: nobody has started it
+submitted   handed to a launcher that still holds it
+running     a process trains it now
+finished    sealed by a summary
+diverged    sealed by a summary: the loss stopped being a number; a result, not a fault
+failed      its last event is an error
+cancelled   stopped by the user; goes on with the next launch
+lost        was submitted or running, and nobody holds it any more; goes on with the next launch
+=========== =================================================================================================
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from normhpc.errors import RecordError
+from normhpc.files import is_locked, read_json
+from normhpc.record.folder import RunFolder, host_name
+from normhpc.record.journal import read_journal
+
+State = Literal["new", "submitted", "running", "finished", "failed", "diverged", "cancelled", "lost"]
+STATES: tuple[State, ...] = get_args(State)
+
+SEALED: frozenset[State] = frozenset({"finished", "diverged"})
+"""The run has its result; nothing will change any more."""
+IN_FLIGHT: frozenset[State] = frozenset({"submitted", "running"})
+"""Somebody is at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """State of a run, the newest event that says so, and the result when there is one."""
+
+    state: State
+    event: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+    torn_lines: int = 0
+
+
+def read_status(folder: RunFolder) -> RunStatus:
+    """Derive the state of the run in ``folder``."""
+    summary = read_summary(folder)
+    if summary is not None:
+        return RunStatus(summary["state"], {}, summary)
+    events, torn = read_journal(folder.events)
+    event = last_turning_point(events)
+    return RunStatus(_state_after(event, folder), event, None, torn)
+
+
+def read_summary(folder: RunFolder) -> dict[str, Any] | None:
+    """``summary.json``, or None while the run is not sealed."""
+    try:
+        summary: dict[str, Any] = read_json(folder.summary)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RecordError(f"{folder.summary}: not JSON ({error}); delete it, the run will write it again") from None
+    return summary
+
+
+_TURNING_POINTS = frozenset({"submitted", "started", "resumed", "preempted", "requeued", "lost", "failed", "cancelled"})
+
+
+def last_turning_point(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The newest event that decides a state; an empty mapping when there is none."""
+    turning = [event for event in events if event.get("event") in _TURNING_POINTS]
+    return turning[-1] if turning else {}
+
+
+def _state_after(event: Mapping[str, Any], folder: RunFolder) -> State:
+    match event.get("event"):
+        case None:
+            return "new"
+        case "failed":
+            return "failed"
+        case "cancelled":
+            return "cancelled"
+        case "submitted" | "requeued":
+            # a local launcher holds its sweep's folder for as long as it lives
+            return "submitted" if folder.is_held() or is_locked(folder.path.parent) else "lost"
+        case "started" | "resumed":
+            elsewhere = event.get("host") != host_name()
+            return "running" if elsewhere or folder.is_held() else "lost"
+    return "lost"

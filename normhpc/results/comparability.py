@@ -1,0 +1,90 @@
+"""What one must know before comparing the rows of a table."""
+
+from collections.abc import Hashable
+
+import pandas as pd
+
+from normhpc.results.fields import ALWAYS, is_field
+from normhpc.results.records import listed
+
+
+def comparability_notes(runs: pd.DataFrame) -> list[str]:
+    """Sentences on runs without a result, absent seeds, and batches, data or code that differ."""
+    labels = cell_labels(runs)
+    return [
+        *_state_notes(runs, labels),
+        *_missing_seeds(runs, labels),
+        *_batch_shares(runs, labels),
+        *_data_digests(runs),
+        *_code_versions(runs),
+    ]
+
+
+def cell_labels(runs: pd.DataFrame) -> pd.Series:
+    """``norm.name=group norm.groups=4`` for each run: the fields that vary over ``runs``, or the three main ones."""
+    fields = [str(name) for name in runs.columns if is_field(str(name))]
+    named = [name for name in fields if runs[name].nunique(dropna=False) > 1]
+    named = named or [name for name in ALWAYS if name in fields]
+    texts = [[f"{name}={value}" if pd.notna(value) else "" for value in runs[name]] for name in named]
+    return pd.Series(
+        [" ".join(filter(None, parts)) for parts in zip(*texts, strict=True)], index=runs.index, dtype="str"
+    )
+
+
+def _state_notes(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
+    notes = []
+    for state, advice in (("failed", "; normhpc status names the errors"), ("diverged", "")):
+        chosen = labels[runs["state"] == state]
+        if len(chosen):
+            notes.append(f"{state}: {len(chosen)} of {len(runs)} runs ({listed(chosen.unique())}){advice}")
+    waiting = runs["state"][~runs["state"].isin(("finished", "failed", "diverged"))]
+    if len(waiting):
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(waiting.value_counts().items()))
+        notes.append(f"not finished yet: {len(waiting)} of {len(runs)} runs ({counts})")
+    return notes
+
+
+def _missing_seeds(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
+    """Seeds that other cells of the sweep have. A run that another sweep shares is there, wherever it is listed."""
+    have: dict[Hashable, set[int]] = {str(label): set(seeds) for label, seeds in runs["seed"].groupby(labels)}
+    cells: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for sweep, seeds in runs["seed"].groupby(runs["sweep"]):
+        expected = set(seeds)
+        for label in labels[seeds.index].unique():
+            missing = tuple(sorted(expected - have[label]))
+            if missing:
+                cells.setdefault((str(sweep), missing), []).append(label)
+    return [
+        f"sweep {sweep}: no run with seed {', '.join(map(str, missing))} for {listed(names)}"
+        for (sweep, missing), names in cells.items()
+    ]
+
+
+def _batch_shares(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
+    shares = runs["images_per_statistic"].dropna()
+    if shares.nunique() < 2:
+        return []
+    groups = [
+        f"{share} in {listed(labels[found.index].unique())}" for share, found in shares.groupby(shares, sort=False)
+    ]
+    return [
+        "batch statistics of these runs are over different numbers of images, which alone changes the result: "
+        + listed(groups)
+    ]
+
+
+def _data_digests(runs: pd.DataFrame) -> list[str]:
+    notes = []
+    for name, digests in runs["data_digest"].groupby(runs["data.name"], sort=False):
+        found = digests.dropna().value_counts(sort=False)
+        if len(found) > 1:
+            counts = listed(f"{digest} in {count} runs" for digest, count in found.items())
+            notes.append(f"{name} was not the same data in all runs: {counts}")
+    return notes
+
+
+def _code_versions(runs: pd.DataFrame) -> list[str]:
+    found = runs["code"].value_counts(sort=False)
+    if len(found) < 2:
+        return []
+    return [f"runs of different code: {listed(f'{code} in {count} runs' for code, count in found.items())}"]

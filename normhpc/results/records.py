@@ -1,0 +1,168 @@
+"""Records as they lie on disk: what was asked for and what came of it, with everything odd noted, nothing fatal.
+
+A run whose ``run.json`` cannot be read is left out and named in the notes: nobody knows what it was.
+A run whose ``summary.json`` cannot be read is ``lost``: it goes on with the next launch, which writes it again.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from normhpc.errors import RecordError
+from normhpc.files import read_json
+from normhpc.record import SEALED, RunFolder, RunStatus, read_status, read_summary
+from normhpc.results.find import find_runs
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run. ``config`` is as written, not validated: results of older versions stay readable."""
+
+    folder: RunFolder
+    run_id: str
+    sweep: str
+    swept: Mapping[str, Any]
+    config: Mapping[str, Any]
+    created: str
+    code: str
+    status: RunStatus
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """``summary.json``; empty while the run is not sealed."""
+        return self.status.summary or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """One record per run id in order of creation, notes on whatever is damaged, and the number of unreadable lines by file."""
+
+    runs: list[RunRecord]
+    notes: list[str]
+    torn: dict[str, int]
+
+
+def read_records(dirs: Iterable[str | os.PathLike[str]]) -> Records:
+    """The runs in ``dirs``, with whatever is odd about them.
+
+    A run id found in several folders counts once: the sealed record, else the first, is kept.
+    Raises :class:`~normhpc.errors.InputError` when a directory is missing or has no runs.
+    """
+    kept: dict[str, RunRecord] = {}
+    copies: list[str] = []
+    notes: list[str] = []
+    torn: dict[str, int] = {}
+    for folder in find_runs(dirs):
+        record, note = _read_record(folder)
+        notes += note
+        if record is None:
+            continue
+        if record.status.torn_lines:
+            torn[str(folder.events)] = record.status.torn_lines
+        first = kept.setdefault(record.run_id, record)
+        if first is not record:
+            better = record if record.summary and not first.summary else first
+            kept[record.run_id] = better
+            copies.append(f"{record.run_id} (kept: {better.folder.path})")
+    if copies:
+        notes.append(f"in more than one folder, the sealed or first one is kept: {listed(copies)}")
+    in_order = sorted(kept.values(), key=lambda record: (record.created, record.run_id))
+    return Records(in_order, notes, torn)
+
+
+def read_state(folder: RunFolder) -> tuple[RunStatus, list[str]]:
+    """The state of a run, ``lost`` when its summary is damaged, and the note that says so."""
+    try:
+        summary: Any = read_summary(folder)
+    except RecordError as error:
+        return RunStatus("lost", {}, None), [str(error)]
+    if summary is None:
+        return read_status(folder), []
+    if not isinstance(summary, dict) or summary.get("state") not in SEALED:
+        message = f"{folder.summary}: says neither finished nor diverged; delete it, the run will write it again"
+        return RunStatus("lost", {}, None), [message]
+    return RunStatus(summary["state"], {}, summary), []
+
+
+def listed(items: Iterable[str], limit: int = 5) -> str:
+    """``items`` in a row, the ones beyond ``limit`` as a count."""
+    items = list(items)
+    more = [f"and {len(items) - limit} more"] if len(items) > limit else []
+    return "; ".join(items[:limit] + more)
+
+
+def torn_note(torn: Mapping[str, int]) -> list[str]:
+    """The note on unreadable lines, counted by file; none when there are none."""
+    if not torn:
+        return []
+    total = sum(torn.values())
+    lines = "line" if total == 1 else "lines"
+    return [f"{total} torn {lines} skipped: {listed(f'{path} ({count})' for path, count in torn.items())}"]
+
+
+def seal_notes(record: RunRecord) -> list[str]:
+    """A note when ``metrics.jsonl`` no longer has the length it was sealed with."""
+    sealed = record.summary.get("metrics")
+    if not isinstance(sealed, Mapping) or "bytes" not in sealed:
+        return []
+    try:
+        size = os.stat(record.folder.metrics).st_size  # noqa: PTH116 - one per run
+    except FileNotFoundError:
+        return [f"{record.folder.metrics}: missing, though the run is sealed; its curves are lost, its result is not"]
+    if size == sealed["bytes"]:
+        return []
+    return [
+        f"{record.folder.metrics}: {size} bytes, but sealed with {sealed['bytes']}; "
+        "changed or damaged after the run ended, its result is as sealed"
+    ]
+
+
+def _read_record(folder: RunFolder) -> tuple[RunRecord | None, list[str]]:
+    try:
+        content: Any = read_json(folder.run_json)
+    except (ValueError, OSError) as error:
+        return None, [_left_out(folder, f"not readable ({error})")]
+    odd = _what_is_missing(content)
+    if odd:
+        return None, [_left_out(folder, f"has no {', '.join(odd)}")]
+    status, notes = read_state(folder)
+    code = content.get("code")
+    record = RunRecord(
+        folder=folder,
+        run_id=content["run_id"],
+        sweep=content["sweep"],
+        swept=content.get("swept") or {},
+        config=content["config"],
+        created=str(content.get("created", "")),
+        code=_code_text(content.get("schema_version"), code if isinstance(code, Mapping) else {}),
+        status=status,
+    )
+    return record, notes + seal_notes(record)
+
+
+def _left_out(folder: RunFolder, what: str) -> str:
+    return f"{folder.run_json}: {what}; the run is left out, delete its folder and launch the sweep again"
+
+
+def _what_is_missing(content: Any) -> list[str]:
+    if not isinstance(content, Mapping):
+        return ["run_id", "sweep", "config"]
+    missing = [key for key in ("run_id", "sweep") if not isinstance(content.get(key), str)]
+    config = content.get("config")
+    if not isinstance(config, Mapping):
+        return [*missing, "config"]
+    if not isinstance(config.get("seed"), int):
+        missing.append("config.seed")
+    if not isinstance(content.get("swept") or {}, Mapping):
+        missing.append("swept")
+    return missing
+
+
+def _code_text(schema: Any, code: Mapping[str, Any]) -> str:
+    return " ".join([f"schema={schema}", *(f"{key}={value}" for key, value in sorted(code.items()))])

@@ -1,0 +1,62 @@
+"""``normhpc status`` on a screen."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+
+from normhpc.record import STATES
+from normhpc.results.status import SweepStatus, sweep_statuses
+
+_REFRESH_SECONDS = 2.0
+_SHOWN = 10
+
+
+def show_status(folders: Sequence[Path], *, as_json: bool) -> None:
+    """Print the status of every sweep in ``folders`` once."""
+    statuses = sweep_statuses(folders)
+    if as_json:
+        print(json.dumps([asdict(status) for status in statuses], indent=2))
+    else:
+        Console().print(_render(statuses))
+
+
+def watch_status(folders: Sequence[Path]) -> None:
+    """Print the status again and again until interrupted, or until nothing is in flight any more."""
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            statuses = sweep_statuses(folders)
+            live.update(_render(statuses), refresh=True)
+            if not any(status.in_flight for status in statuses):
+                return
+            time.sleep(_REFRESH_SECONDS)
+
+
+def _render(statuses: Sequence[SweepStatus]) -> Group:
+    shown = [state for state in STATES if any(status.counts[state] for status in statuses)]
+    counts = Table("sweep", "runs", *shown, box=None, pad_edge=False)
+    for status in statuses:
+        counts.add_row(status.sweep, str(status.total), *(str(status.counts[state]) for state in shown))
+    running = Table("running", "", "epoch", "newest", box=None, pad_edge=False)
+    failed = Table("failed", "", "why", box=None, pad_edge=False)
+    for status in statuses:
+        for run in status.in_flight[:_SHOWN]:
+            newest = f"{run.split}_loss {run.loss:.4f}" if run.loss is not None else ""
+            running.add_row(run.run_id, _label(run.swept), f"{run.epoch or 0}/{run.epochs}", newest)
+        for failure in status.failures[:_SHOWN]:
+            why = (failure.message.splitlines() or [""])[0]
+            failed.add_row(failure.run_id, _label(failure.swept), f"{failure.error}: {why}")
+    notes = [f"note: {note}" for status in statuses for note in status.notes]
+    return Group(*[table for table in (counts, running, failed) if table.row_count], *notes)
+
+
+def _label(swept: object) -> str:
+    if not isinstance(swept, dict):
+        return ""
+    return " ".join(f"{path.removesuffix('.name')}={value}" for path, value in swept.items() if value is not None)

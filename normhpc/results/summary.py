@@ -1,0 +1,113 @@
+"""One row a cell: what its seeds say together, and how many of them there are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from normhpc.errors import InputError, Problem, did_you_mean
+from normhpc.results.comparability import comparability_notes
+from normhpc.results.fields import is_field
+from normhpc.results.intervals import half_width
+from normhpc.results.names import COST, IDENTITY, PROVENANCE, default_metrics
+from normhpc.results.records import listed
+
+COUNTS = ("n", "ok", "total", "failed", "diverged", "other")
+STATISTICS = ("mean", "std", "low", "high")
+
+
+def summarize(
+    runs: pd.DataFrame, by: Sequence[str] | None = None, metrics: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """The runs of :func:`~normhpc.results.load_runs` by cell: all fields but the seed, or the columns ``by``.
+
+    Columns: the fields; ``n``, the runs that have a value; ``ok total failed diverged other``, the runs that
+    finished, that there are, that failed, that diverged, that have not ended; and for every metric ``m``
+    ``m_mean m_std m_low m_high``: mean, standard deviation with n - 1, and 95 % Student t interval, mean +/-
+    t(0.975; n - 1) std / sqrt(n), over the n runs. With n = 1 there is a mean alone.
+
+    A run counts in ``n`` when it has any of the metrics that are not cost (any at all when all are cost), and
+    only such runs enter a cost: a run that diverged at once does not make its norm look fast.
+    Rows: by first appearance in ``runs``. ``attrs["notes"]``: everything one must know before comparing rows.
+
+    Raises :class:`InputError` for a metric or field that ``runs`` does not have.
+    """
+    chosen = checked_metrics(runs, metrics)
+    keys = _checked_fields(runs, by)
+    cell = runs.groupby(keys, sort=False, dropna=False).ngroup()
+    valued = runs[[name for name in chosen if name not in COST] or chosen].notna().any(axis="columns")
+    entering = runs[chosen].where(valued).groupby(cell)
+    count, mean, std = entering.count(), entering.mean(), entering.std(ddof=1)
+
+    table = runs[keys].drop_duplicates().reset_index(drop=True)
+    table.attrs = {}
+    for name, numbers in _counts(runs["state"], valued).items():
+        table[name] = numbers.groupby(cell).sum().astype("int64")
+    for name in chosen:
+        half = half_width(std[name].to_numpy(), count[name].to_numpy())
+        table[f"{name}_mean"] = mean[name]
+        table[f"{name}_std"] = std[name]
+        table[f"{name}_low"] = mean[name] - half
+        table[f"{name}_high"] = mean[name] + half
+    others = [name for name in field_columns(runs) if name not in keys]
+    mixed = [name for name in others if (runs.groupby(cell)[name].nunique(dropna=False) > 1).any()]
+    table.attrs["over"] = "the runs of a row" if mixed else "seeds"
+    table.attrs["notes"] = [*runs.attrs.get("notes", []), *comparability_notes(runs)]
+    if mixed:
+        over = f"are over different {', '.join(mixed)}, not over seeds alone"
+        table.attrs["notes"].append(f"rows by {', '.join(keys)} {over}")
+    values, entered = runs[chosen].where(valued).count(), int(valued.sum())
+    fewer = [f"{name} ({values[name]} of {entered})" for name in chosen if 0 < values[name] < entered]
+    if fewer:
+        table.attrs["notes"].append(f"fewer values than n: {listed(fewer)}")
+    return table
+
+
+def field_columns(runs: pd.DataFrame) -> list[str]:
+    """The columns of ``runs`` that are fields of the configuration."""
+    return [str(name) for name in runs.columns if is_field(str(name))]
+
+
+def metric_columns(runs: pd.DataFrame) -> list[str]:
+    """The columns of ``runs`` that are measurements."""
+    others = {*IDENTITY, *PROVENANCE, *field_columns(runs)}
+    return [str(name) for name in runs.columns if name not in others]
+
+
+def checked_metrics(runs: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
+    """``metrics`` without repeats, or the default ones. Raises :class:`InputError` naming those there are."""
+    there = metric_columns(runs)
+    if not metrics:
+        return default_metrics(there)
+    problems = [_unknown("metric", name, there) for name in metrics if name not in there]
+    if problems:
+        raise InputError(problems)
+    return list(dict.fromkeys(metrics))
+
+
+def _checked_fields(runs: pd.DataFrame, by: Sequence[str] | None) -> list[str]:
+    fields = field_columns(runs)
+    if not by:
+        return fields
+    allowed = [*fields, "sweep", "seed"]
+    problems = [_unknown("field", name, allowed) for name in by if name not in allowed]
+    if problems:
+        raise InputError(problems)
+    return list(dict.fromkeys(by))
+
+
+def _unknown(noun: str, name: str, there: Sequence[str]) -> Problem:
+    hint = did_you_mean(name, there) or "."
+    return Problem(f"no {noun} of these runs is called {name!r}{hint} There are: {', '.join(there)}")
+
+
+def _counts(state: pd.Series, valued: pd.Series) -> dict[str, pd.Series]:
+    ended = ("finished", "failed", "diverged")
+    return {
+        "n": valued,
+        "ok": state == "finished",
+        "total": pd.Series(np.ones(len(state), dtype=bool), index=state.index),
+        "failed": state == "failed",
+        "diverged": state == "diverged",
+        "other": ~state.isin(ended),
+    }

@@ -1,0 +1,112 @@
+"""What is to be done: the declared runs against the records that exist."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normhpc.errors import InputError
+from normhpc.record import RunFolder, RunStatus, State, read_status
+
+if TYPE_CHECKING:
+    from normhpc.sweep.language import Sweep
+    from normhpc.sweep.runs import Run
+
+UNSTARTED: frozenset[State] = frozenset({"new", "lost", "cancelled"})
+"""States that a launch starts or goes on with by itself."""
+
+_NEW = RunStatus("new", {}, None)
+
+
+@dataclass(slots=True)
+class Plan:
+    """Every run of a sweep with its state, and those to launch, in the order of the sweep."""
+
+    sweep: "Sweep"
+    folder: Path
+    """Where the records of the sweep are or will be."""
+    states: dict[str, State] = field(default_factory=dict)
+    """State of each run id, in the order of the sweep."""
+    launch: "list[Run]" = field(default_factory=list)
+    orphans: list[str] = field(default_factory=list)
+    """Run ids that have a record but that the sweep file no longer declares."""
+    notes: list[str] = field(default_factory=list)
+    finished_seconds: list[float] = field(default_factory=list)
+    """Wall time of every finished run of the sweep."""
+
+    @property
+    def counts(self) -> Counter[State]:
+        """Runs per state."""
+        return Counter(self.states.values())
+
+    @property
+    def gpu_hours_limit(self) -> float:
+        """GPU-hours if every run to launch used its whole time limit."""
+        return sum(run.resources.gpu_hours for run in self.launch)
+
+    @property
+    def gpu_hours_measured(self) -> float | None:
+        """GPU-hours if the runs to launch took the mean time of the finished ones; None while none is finished."""
+        if not self.finished_seconds:
+            return None
+        hours = sum(self.finished_seconds) / len(self.finished_seconds) / 3600
+        return sum(run.resources.gpus for run in self.launch) * hours
+
+    def run_folder(self, run: "Run") -> RunFolder:
+        """Where ``run`` keeps its record."""
+        return RunFolder(self.folder / run.run_id)
+
+
+def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, limit: int | None = None) -> Plan:
+    """Hold the runs of ``sweep`` against ``runs_dir``; reads, never writes.
+
+    To launch: runs without a record, lost and cancelled ones, with ``retry_failed`` failed ones too; at most
+    ``limit`` of them. Raises :class:`InputError` for a run that its network or images make impossible, and when
+    nothing is left to plan.
+    """
+    plan = Plan(sweep, runs_dir / sweep.name)
+    recorded = _recorded(plan.folder)
+    wanted = UNSTARTED | {"failed"} if retry_failed else UNSTARTED
+    for run in sweep.runs():
+        status = read_status(plan.run_folder(run)) if run.run_id in recorded else _NEW
+        plan.states[run.run_id] = status.state
+        if status.state in wanted:
+            plan.launch.append(run)
+        elif status.summary is not None and status.state == "finished":
+            plan.finished_seconds.append(float(status.summary.get("seconds", 0.0)))
+    if not plan.states:
+        raise InputError(f"{sweep.file}: no run is left; exclude or --only leaves nothing of it")
+    misfits = list(sweep.misfits())
+    if misfits:
+        raise InputError(misfits)
+    if not sweep.filtered:
+        plan.orphans = sorted(recorded - plan.states.keys())
+    plan.notes = list(sweep.notes)
+    if limit is not None:
+        plan.launch = plan.launch[:limit]
+    return plan
+
+
+def _recorded(folder: Path) -> set[str]:
+    """Names of the run folders in ``folder``."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if len(entry.name) == 16 and entry.is_dir()}
+    except FileNotFoundError:
+        return set()
+    except NotADirectoryError:
+        raise InputError(f"{folder}: is a file; choose another folder for the records with --runs DIR") from None
+
+
+def distinct_cases(runs: "Iterable[Run]") -> "Iterator[Run]":
+    """One run of each kind that could fail on its own: seeds, epochs and rates of learning make no difference."""
+    seen = set()
+    for run in runs:
+        config: dict[str, Any] = json.loads(run.config_json)
+        case = json.dumps([config[part] for part in ("data", "model", "norm", "act", "augment", "loss", "precision")])
+        if case not in seen:
+            seen.add(case)
+            yield run

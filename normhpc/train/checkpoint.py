@@ -1,0 +1,144 @@
+"""One file that a run goes on from, to the bit. Old or new, never half; damage is noticed before it is used."""
+
+import hashlib
+import io
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normhpc.errors import CheckpointError
+from normhpc.files import replace_file
+from normhpc.norms import running_statistics
+from normhpc.record import RunFolder
+from normhpc.train.state import TrainState
+from normhpc.train.world import World
+
+FORMAT = "normhpc-checkpoint"
+FORMAT_VERSION = 1
+
+
+def save_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: World) -> None:
+    """Write ``checkpoint.pt``. Called by all ranks, which each give what is theirs alone; rank 0 writes.
+
+    Raises OSError on rank 0 when the file cannot be written; the previous checkpoint is then untouched.
+    """
+    own = {"sums": state.sums.cpu(), "statistics": _cpu(running_statistics(state.model)) if world.size > 1 else {}}
+    by_rank = world.gather(own)
+    if by_rank is None:
+        return
+    content = {"shared": _cpu(state.shared()), "by_rank": by_rank}
+    document = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "run_id": run_id,
+        "digest": digest(content),
+        "content": content,
+    }
+    # serialized in memory first: an error of the disk inside torch's own writer would lose its errno
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    replace_file(folder.checkpoint, lambda file: file.write(buffer.getbuffer()))
+
+
+def load_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: World, shares: Sequence[int]) -> bool:
+    """Take ``state`` back to the newest checkpoint; False when there is none.
+
+    With as many ranks as wrote it each gets its own part back and the run continues bit for bit; with another
+    number the sums of the epoch go to rank 0 and all share the running statistics of rank 0.
+
+    Raises :class:`CheckpointError` for a damaged file or one of another run.
+    """
+    if not folder.checkpoint.exists():
+        return False
+    content = read_checkpoint(folder, run_id)
+    state.restore_shared(content["shared"])
+    by_rank = content["by_rank"]
+    if len(by_rank) == world.size:
+        own = by_rank[world.rank]
+        state.sums.copy_(own["sums"])
+        restore_statistics(state.model, own["statistics"])
+    elif world.leads:
+        state.sums.copy_(torch.stack([part["sums"] for part in by_rank]).sum(dim=0))
+    return True
+
+
+def read_checkpoint(folder: RunFolder, run_id: str) -> dict[str, Any]:
+    """The content of ``checkpoint.pt``, checked. Raises :class:`CheckpointError`."""
+    path = folder.checkpoint
+    cure = "delete it to train the run again from the start"
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {cure}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of normhpc; {cure}")
+    if document["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {document['format_version']}, this is {FORMAT_VERSION}; {cure}"
+        )
+    if document["run_id"] != run_id:
+        raise CheckpointError(
+            f"{path}: belongs to run {document['run_id']}, but this folder is run {run_id}; move it back or {cure}"
+        )
+    if digest(document["content"]) != document["digest"]:
+        raise CheckpointError(f"{path}: damaged, its content does not match its digest; {cure}")
+    content: dict[str, Any] = document["content"]
+    return content
+
+
+def save_weights(folder: RunFolder, state: TrainState) -> None:
+    """Write ``best.pt``: the plain ``state_dict`` of the network, for use outside normhpc."""
+    buffer = io.BytesIO()
+    torch.save(_cpu(state.model.state_dict()), buffer)
+    replace_file(folder.best, lambda file: file.write(buffer.getbuffer()))
+
+
+def restore_statistics(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put back running statistics that :func:`~normhpc.norms.running_statistics` named."""
+    own = running_statistics(model)
+    for name, value in saved.items():
+        own[name].copy_(value)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 over every tensor's bytes and every scalar of a nested value, independent of the file's layout."""
+    hashed = hashlib.sha256()
+    for piece in _pieces(value):
+        hashed.update(piece)
+    return hashed.hexdigest()
+
+
+def _pieces(value: Any) -> Iterator[bytes | memoryview]:
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        yield f"tensor {value.dtype} {tuple(value.shape)};".encode()
+        yield flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    elif isinstance(value, Mapping):
+        yield f"mapping {len(value)};".encode()
+        for key, item in value.items():
+            yield repr(key).encode()
+            yield from _pieces(item)
+    elif isinstance(value, list | tuple):
+        yield f"sequence {len(value)};".encode()
+        for item in value:
+            yield from _pieces(item)
+    elif isinstance(value, float):
+        yield b"float" + struct.pack("<d", value)
+    else:
+        yield f"{type(value).__name__} {value!r};".encode()
+
+
+def _cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_cpu(item) for item in value)
+    return value

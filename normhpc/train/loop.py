@@ -1,0 +1,259 @@
+"""A run from its folder to its sealed record."""
+
+import contextlib
+import platform
+import resource
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from normhpc.data import order
+from normhpc.record import RecordWriter, RunFolder, append_event, read_summary
+from normhpc.train.checkpoint import save_weights
+from normhpc.train.evaluate import evaluate
+from normhpc.train.setup import images_per_statistic, norm_plan_hash, seed_step
+from normhpc.train.startup import prepare_torch
+from normhpc.train.step import train_step
+from normhpc.train.stop import Decision, StopRequest
+from normhpc.train.training import Training, merged_statistics, prepare, save, save_due
+from normhpc.train.world import World, is_peer_failure, joined_world
+
+_LOOK_EVERY = 50
+"""Steps between two looks at the device for a loss that is no number; on a CPU every step is looked at."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: the run is saved and goes on later
+    """The run was asked to stop and has saved itself."""
+
+
+class Diverged(Exception):  # noqa: N818 - a result, not an error
+    """The loss stopped being a number at ``step``, counted from the start of the run."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
+
+
+def run(record_dir: Path | str, stop: StopRequest | None = None) -> dict[str, Any]:
+    """Train the run described by ``record_dir``/run.json to its end and return its summary.
+
+    Goes on from the newest checkpoint; a sealed run is returned as it is. With ``RANK`` and ``WORLD_SIZE`` in the
+    environment this process is one rank of several. ``stop`` may be set at any time, by a signal handler for
+    instance: the run then saves itself at the next step.
+
+    Raises :class:`Interrupted` when stopped, :class:`~normhpc.errors.NormhpcError` for what the user can mend; what
+    fails is recorded in ``events.jsonl`` before it is raised.
+    """
+    folder = RunFolder(Path(record_dir))
+    info = folder.read_run()
+    if (summary := read_summary(folder)) is not None:
+        return summary
+    prepare_torch(info.config, info.resources)
+    with contextlib.ExitStack() as stack:
+        world = stack.enter_context(joined_world())
+        writer = None
+        if world.leads:
+            stack.enter_context(folder.held_for_training())
+            writer = RecordWriter(folder)
+            stack.callback(writer.close)
+        try:
+            training = prepare(folder, info, world, stop or StopRequest(), writer)
+            result: dict[str, Any] = world.broadcast(_train(training))
+            return result
+        except (Interrupted, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            _record_failure(folder, world, writer, error)
+            raise
+
+
+def _train(training: Training) -> dict[str, Any]:
+    """All epochs that are left, the test, the seal."""
+    try:
+        while training.state.position.epoch < training.config.epochs:
+            decision = _train_epoch(training)
+            _end_epoch(training, decision)
+    except Diverged as diverged:
+        return _seal(training, {"state": "diverged", "diverged_at_step": diverged.step, "final": {}})
+    with merged_statistics(training):
+        measured = evaluate(training.state.model, training.test, training.config, training.world)
+    _log_metrics(training, "test", measured)
+    return _seal(training, {"state": "finished", "final": training.state.position.final})
+
+
+def _train_epoch(training: Training) -> Decision:
+    """The steps that are left of the current epoch. Returns the decision that stands at its end."""
+    state, config, world = training.state, training.config, training.world
+    position, steps = state.position, training.steps_per_epoch
+    rows = order(len(training.train), config.seed, position.epoch)
+    first, decision = position.step, Decision()
+    began = began_warm = time.perf_counter()
+    while position.step < steps:
+        step = position.epoch * steps + position.step
+        seed_step(config.seed, step, world.rank)
+        batch = rows[position.step * config.batch_size : (position.step + 1) * config.batch_size]
+        train_step(state, training.train, batch, config, world, updates_per_epoch=steps)
+        if position.step == first + 1:
+            began_warm = time.perf_counter()
+        decision = _decide(training, step)
+        if decision.diverged_step is not None:
+            raise Diverged(decision.diverged_step)
+        if position.step < steps:
+            _act(training, decision)
+    _count_time(training, steps - first, began, began_warm)
+    return decision
+
+
+def _decide(training: Training, step: int) -> Decision:
+    """What all ranks do now, after global step number ``step``."""
+    position, state = training.state.position, training.state
+    at_end = position.step == training.steps_per_epoch
+    looks = at_end or training.world.device.type == "cpu" or step % _LOOK_EVERY == 0
+    bad = int(state.first_bad_step) if looks else -1
+    decision = training.agreement.decide(
+        stop=training.stop.reason is not None,
+        save=save_due(training),
+        diverged_step=bad if bad >= 0 else None,
+    )
+    return decision | training.agreement.last() if at_end else decision
+
+
+def _act(training: Training, decision: Decision) -> None:
+    """Save or stop in the middle of an epoch."""
+    every = training.config.checkpoint.every_steps
+    step = training.state.position.epoch * training.steps_per_epoch + training.state.position.step
+    if decision.stop or decision.save or (every is not None and step % every == 0):
+        save(training)
+    if decision.stop:
+        _interrupt(training)
+
+
+def _interrupt(training: Training) -> None:
+    position = training.state.position
+    reason = training.stop.reason or "another rank was asked to stop"
+    training.tell("preempted", reason=reason, epoch=position.epoch, step=position.step)
+    raise Interrupted(f"stopped at epoch {position.epoch}, step {position.step} ({reason}); the run is saved")
+
+
+def _count_time(training: Training, steps: int, began: float, began_warm: float) -> None:
+    clock, batch_size, now = training.state.clock, training.config.batch_size, time.perf_counter()
+    training.epoch_seconds = now - began
+    clock.epoch_seconds += now - began
+    if training.state.position.epoch > training.epochs_before:
+        clock.steady_images += steps * batch_size
+        clock.steady_seconds += now - began
+    else:
+        clock.warm_images, clock.warm_seconds = (steps - 1) * batch_size, now - began_warm
+
+
+def _end_epoch(training: Training, decision: Decision) -> None:
+    """Measure, record, save; stop here when that was decided with the last step."""
+    state, config, world = training.state, training.config, training.world
+    position = state.position
+    loss, top1, images = world.sum(state.sums.clone()).tolist()
+    position.epoch += 1
+    position.step = 0
+    measured = {"loss": loss / images, "top1": top1 / images}
+    speed = {
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "seconds": training.epoch_seconds,
+        "images_per_second": state.clock.images_per_second,
+    }
+    _log_metrics(training, "train", measured, speed)
+    if len(training.val):
+        with merged_statistics(training):
+            measured = evaluate(state.model, training.val, config, world)
+        _log_metrics(training, "val", measured)
+        _keep_best(training, measured)
+    state.sums.zero_()
+    every = config.checkpoint.every_epochs
+    last = position.epoch == config.epochs
+    if last or decision.stop or decision.save or (every is not None and position.epoch % every == 0):
+        save(training)
+    if decision.stop and not last:
+        _interrupt(training)
+
+
+def _keep_best(training: Training, measured: dict[str, float]) -> None:
+    position = training.state.position
+    if position.best and not measured["top1"] > position.best["val_top1"]:
+        return
+    position.best = {"epoch": position.epoch, "val_top1": measured["top1"], "val_loss": measured["loss"]}
+    if training.config.checkpoint.keep_best and training.world.leads:
+        save_weights(training.folder, training.state)
+
+
+def _log_metrics(
+    training: Training, split: str, measured: dict[str, float], speed: dict[str, float] | None = None
+) -> None:
+    """One line of metrics, in the record and on the screen; ``final`` keeps the newest under its table name."""
+    position = training.state.position
+    position.final.update({f"{split}_{name}": value for name, value in measured.items()})
+    if training.writer is None:
+        return
+    step = position.epoch * training.steps_per_epoch
+    training.writer.metrics(epoch=position.epoch, step=step, split=split, values={**measured, **(speed or {})})
+    shown = " ".join(f"{name} {value:.4f}" for name, value in measured.items())
+    print(f"epoch {position.epoch}/{training.config.epochs} {split} {shown}", flush=True)
+
+
+def _seal(training: Training, outcome: dict[str, Any]) -> dict[str, Any]:
+    """Write the summary; nothing of the run changes afterwards."""
+    training.tick()
+    state, world = training.state, training.world
+    memory = world.gather(_peak_memory_mb(world))
+    if training.writer is None or memory is None:
+        return {}
+    clock, position = state.clock, state.position
+    if outcome["state"] == "diverged":
+        training.tell("warning", message="the loss is not finite", step=outcome["diverged_at_step"])
+    summary = {
+        "run_id": training.run_id,
+        **outcome,
+        "best": position.best,
+        "epochs": position.epoch,
+        "steps": position.epoch * training.steps_per_epoch + position.step,
+        "seconds": clock.seconds,
+        "seconds_per_epoch": clock.epoch_seconds / max(1, position.epoch),
+        "images_per_second": clock.images_per_second,
+        "peak_memory_mb": max(memory),
+        "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
+        "norm_plan": norm_plan_hash(state.model),
+        "ranks": world.size,
+        "images_per_rank": training.shares,
+        "images_per_statistic": images_per_statistic(state.model, training.config, training.shares),
+        "device": world.device.type,
+        "data_digest": training.data_digest,
+    }
+    training.writer.seal(summary)
+    return summary
+
+
+def _peak_memory_mb(world: World) -> float:
+    """Most memory this rank used: on the GPU, or of the process on a CPU. MiB."""
+    if world.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(world.device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def _record_failure(folder: RunFolder, world: World, writer: RecordWriter | None, error: Exception) -> None:
+    """Say in the record which rank failed, where and how. A rank that only lost its peer leaves that to the peer."""
+    place = {"rank": world.rank, "host": platform.node()}
+    with contextlib.suppress(OSError):
+        if is_peer_failure(error):
+            append_event(folder, "warning", message=f"rank {world.rank} lost contact with another rank", **place)
+            return
+        details = {
+            "class": type(error).__name__,
+            "message": str(error),
+            "traceback": "".join(traceback.format_exception(error)),
+            **place,
+        }
+        if writer is not None:
+            writer.event("failed", **details)
+        else:
+            append_event(folder, "failed", **details)

@@ -1,0 +1,24 @@
+"""What a training process settles before it touches a tensor."""
+
+import os
+
+import torch
+
+from normhpc.config import Resources, RunConfig
+
+
+def prepare_torch(config: RunConfig, resources: Resources) -> None:
+    """Threads, determinism and seed of this process.
+
+    The number of compute threads comes from ``cpus_per_gpu`` alone: sums on a CPU depend on it in the last bits,
+    and a run must not change with how many others share the machine.
+    """
+    torch.set_num_threads(min(resources.cpus_per_gpu, os.cpu_count() or 1))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if config.model.compile:
+        torch.use_deterministic_algorithms(config.model.deterministic)
+    else:
+        # what use_deterministic_algorithms does, but for the compiler's settings, whose import it would cost
+        torch.set_deterministic_debug_mode("error" if config.model.deterministic else "default")
+    torch.backends.cudnn.benchmark = not config.model.deterministic
+    torch.manual_seed(config.seed)

@@ -1,0 +1,77 @@
+"""One optimizer step: the whole of the hot path."""
+
+import contextlib
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from normhpc.config import RunConfig
+from normhpc.data import Batches, rank_share
+from normhpc.norms import Norm
+from normhpc.train.metrics import per_image_loss
+from normhpc.train.optimizer import set_lr
+from normhpc.train.precision import autocast
+from normhpc.train.schedule import lr_factor
+from normhpc.train.state import TrainState
+from normhpc.train.world import World
+
+
+def train_step(
+    state: TrainState, batches: Batches, rows: np.ndarray, config: RunConfig, world: World, *, updates_per_epoch: int
+) -> None:
+    """Learn from the global batch ``rows``, of which this rank takes its share in micro-batches.
+
+    Each micro-batch's loss is the sum over its images divided by the global batch and multiplied by the number of
+    ranks: DDP averages gradients over ranks, so the update is that of the mean loss over the global batch however
+    unequal the shares are. Nothing here waits for the device, except that fp16 reads the scaler's verdict.
+    """
+    position = state.position
+    set_lr(
+        state.optimizer,
+        config.optim.lr * lr_factor(config.schedule, position.updates, updates_per_epoch, config.epochs),
+    )
+    share = rows[rank_share(len(rows), world.rank, world.size)]
+    pieces = config.optim.accumulate
+    for piece in range(pieces):
+        images, labels = batches.train(share[rank_share(len(share), piece, pieces)], position.epoch)
+        with _synchronized(state, last=piece == pieces - 1):
+            with autocast(config.precision, world.device):
+                logits = state.forward(images)
+                losses = per_image_loss(logits, labels, config.loss)
+            torch.autograd.backward(state.scaler.scale(losses.sum() * (world.size / len(rows))))
+        with torch.no_grad():
+            losses, logits = losses.detach(), logits.detach()
+            right = (logits.argmax(dim=1) == labels).sum()
+            state.sums += torch.stack([losses.double().sum(), right.double(), right.new_tensor(len(labels)).double()])
+            _watch(state, losses, position.epoch * updates_per_epoch + position.step)
+    if _apply_gradients(state):
+        position.updates += 1
+    position.step += 1
+
+
+def _synchronized(state: TrainState, *, last: bool) -> contextlib.AbstractContextManager[object]:
+    """Gradients are exchanged once per step, with the last micro-batch."""
+    if last or not isinstance(state.forward, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return state.forward.no_sync()
+
+
+def _watch(state: TrainState, losses: torch.Tensor, step: int) -> None:
+    """Remember the first step with a loss that is no number, without waiting for the device to know."""
+    bad = ~torch.isfinite(losses).all() & (state.first_bad_step < 0)
+    state.first_bad_step.masked_fill_(bad, step)
+
+
+def _apply_gradients(state: TrainState) -> bool:
+    """Step the optimizer and the norms' own rules; False when fp16 gradients overflowed and the step was left out."""
+    before = state.scaler.get_scale() if state.scaler.is_enabled() else 1.0
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    if state.scaler.is_enabled() and state.scaler.get_scale() < before:
+        return False
+    for module in state.model.modules():
+        if isinstance(module, Norm):
+            module.post_step()
+    return True

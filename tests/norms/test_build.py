@@ -1,0 +1,73 @@
+import re
+from typing import get_args
+
+import pytest
+from torch import nn
+
+from normhpc.config.model import Activation
+from normhpc.config.norm import GroupNorm
+from normhpc.errors import InputError
+from normhpc.norms import NORMS, Norm, build
+from normhpc.norms.activation import ACTIVATIONS
+
+
+def test_activations_are_those_of_the_configuration():
+    assert set(ACTIVATIONS) == set(get_args(Activation))
+
+
+def test_a_name_a_mapping_and_a_part_build_the_same_layer():
+    built = [build(spec, 32) for spec in ("group", {"name": "group"}, {"name": "group", "groups": 32}, GroupNorm())]
+    assert {str(slot) for slot in built} == {"Group(32, act=relu, groups=32, eps=1e-05)"}
+
+
+def test_relu_is_the_default_activation():
+    assert build("layer", 4).act == "relu"
+
+
+@pytest.mark.parametrize("config", NORMS, ids=lambda config: config.__name__)
+def test_every_norm_is_built_by_name(config):
+    slot = build(config.model_fields["name"].default, 32, "none")
+    assert isinstance(slot, nn.Module)
+    assert isinstance(slot, Norm)
+    assert slot.num_features == 32
+    assert slot.scope in ("batch", "sample", "none")
+    assert not slot.owns_act
+
+
+@pytest.mark.parametrize(
+    ("spec", "channels", "act", "message"),
+    [
+        ("grop", 8, "relu", "norm: no norm is called 'grop', did you mean 'group'? There are: none, batch, layer"),
+        (
+            {"name": "group", "groups": 3},
+            8,
+            "relu",
+            "norm.groups: 3 groups do not divide 8 channels; what does: 1, 2, 4, 8",
+        ),
+        ({"name": "group"}, 48, "relu", "norm.groups: 32 groups do not divide 48 channels"),
+        (
+            {"name": "group", "group_size": 5},
+            8,
+            "relu",
+            "norm.group_size: groups of 5 channels do not divide 8 channels; what does: 1, 2, 4, 8",
+        ),
+        ({"name": "batch", "epps": 1.0}, 8, "relu", "norm.epps: "),
+        ({"name": "batch", "eps": -1.0}, 8, "relu", "norm.eps: "),
+        (
+            "batch",
+            8,
+            "rellu",
+            "act: expected one of relu, leaky_relu, silu, gelu, tanh, none, got 'rellu', did you mean",
+        ),
+        ("batch", 0, "relu", "num_features: expected a positive number of channels, got 0"),
+    ],
+)
+def test_mistakes_name_the_field_and_the_way_out(spec, channels, act, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        build(spec, channels, act)
+
+
+def test_all_mistakes_are_told_at_once():
+    with pytest.raises(InputError) as caught:
+        build({"name": "batch", "eps": -1.0, "momentum": 2.0}, 8)
+    assert [problem.path for problem in caught.value.problems] == ["norm.eps", "norm.momentum"]

@@ -1,0 +1,172 @@
+"""What every norm slot promises whatever it computes."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from normhpc.config.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm
+from normhpc.norms import NORMS, ParamSpec, build
+from normhpc.norms.activation import ACTIVATIONS
+
+SPECS = [NoNorm(), BatchNorm(), BatchNorm(sync=True), LayerNorm(), InstanceNorm(), GroupNorm(groups=4)]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+every_norm = pytest.mark.parametrize("spec", SPECS, ids=repr)
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+
+
+def images(*shape, seed=0, **options):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(**options)
+
+
+def test_these_tests_see_every_norm():
+    assert {type(spec) for spec in SPECS} == set(NORMS)
+
+
+@every_layout
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@every_norm
+def test_input_is_never_overwritten_and_layout_is_kept(spec, act, layout):
+    x = images(2, 8, 5, 6).contiguous(memory_format=layout)
+    before = x.clone()
+    for training in (True, False):
+        y = build(spec, 8, act).train(training)(x)
+        assert y.is_contiguous(memory_format=layout)
+        assert y.dtype == x.dtype
+        assert torch.equal(x, before)
+
+
+@every_layout
+@every_norm
+def test_bf16_under_autocast_has_fp32_statistics_and_bf16_output(spec, layout):
+    slot, exact = build(spec, 8), build(spec, 8).double()
+    x = (3 * images(4, 8, 9, 7) + 5).bfloat16().contiguous(memory_format=layout).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = slot(x)
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=layout)
+    x64 = x.detach().double().requires_grad_()
+    y64 = exact(x64)
+    cotangent = images(4, 8, 9, 7, seed=1).bfloat16()
+    y.backward(cotangent)
+    y64.backward(cotangent.double())
+    # One rounding to bf16 is 2^-9 of a value; the statistics must add nothing to it.
+    torch.testing.assert_close(y.double(), y64, rtol=2**-8, atol=2**-8)
+    torch.testing.assert_close(x.grad.double(), x64.grad, rtol=2**-6, atol=2**-6)
+    for (name, buffer), (_, buffer64) in zip(slot.named_buffers(), exact.named_buffers(), strict=True):
+        torch.testing.assert_close(buffer.double(), buffer64.double(), rtol=1e-5, atol=1e-5, msg=name)
+    for parameter, parameter64 in zip(slot.parameters(), exact.parameters(), strict=True):
+        assert parameter.grad.dtype == torch.float32
+        torch.testing.assert_close(parameter.grad.double(), parameter64.grad, rtol=2**-6, atol=0.3)
+
+
+@every_norm
+def test_copies_pickles_and_states_compute_the_same(spec):
+    slot = build(spec, 8, "silu")
+    for seed in range(3):
+        slot(images(4, 8, 3, 3, seed=seed))
+    with torch.no_grad():
+        for parameter in slot.parameters():
+            parameter.add_(torch.linspace(-1, 1, 8))
+    other = build(spec, 8, "silu")
+    other.load_state_dict(slot.state_dict())
+    x = images(2, 8, 3, 3, seed=9)
+    for twin in (copy.deepcopy(slot), pickle.loads(pickle.dumps(slot)), other):
+        for training in (False, True):
+            twin.train(training)
+            assert torch.equal(twin(x), copy.deepcopy(slot).train(training)(x))
+
+
+@every_norm
+def test_parameters_are_spared_from_weight_decay(spec):
+    slot = build(spec, 8)
+    assert slot.param_specs() == {name: ParamSpec(decay=False, lr_factor=1.0) for name, _ in slot.named_parameters()}
+
+
+@every_norm
+def test_a_step_leaves_plain_parameters_where_they_are(spec):
+    slot = build(spec, 8)
+    before = copy.deepcopy(slot.state_dict())
+    slot.post_step()
+    assert all(torch.equal(value, before[name]) for name, value in slot.state_dict().items())
+
+
+def saved_bytes(module, x):
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = module(x)
+    return sum(storages.values()), y
+
+
+@every_layout
+@pytest.mark.parametrize(
+    ("spec", "native"),
+    [
+        (BatchNorm(), nn.BatchNorm2d(8)),
+        (LayerNorm(), nn.GroupNorm(1, 8)),
+        (InstanceNorm(), nn.InstanceNorm2d(8, affine=True)),
+        (GroupNorm(groups=4), nn.GroupNorm(4, 8)),
+        (NoNorm(), nn.Identity()),
+    ],
+    ids=repr,
+)
+def test_saves_no_more_for_the_backward_pass_than_torch(spec, native, layout):
+    x = images(4, 8, 16, 16).contiguous(memory_format=layout).requires_grad_()
+    ours, _y = saved_bytes(build(spec, 8), x)
+    theirs, _y = saved_bytes(nn.Sequential(native, nn.ReLU()), x)
+    assert ours <= theirs
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("act", ["relu", "tanh"])
+@every_norm
+def test_compiled_equals_eager(spec, act):
+    slot = build(spec, 8, act)
+    twin = torch.compile(copy.deepcopy(slot), backend="aot_eager", fullgraph=True)
+    x = images(4, 8, 3, 3).requires_grad_()
+    copied = x.detach().clone().requires_grad_()
+    y, z = slot(x), twin(copied)
+    torch.testing.assert_close(y, z)
+    y.square().sum().backward()
+    z.square().sum().backward()
+    torch.testing.assert_close(x.grad, copied.grad)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_relu_has_the_value_and_gradient_of_relu():
+    values = [-2.0, -0.0, 0.0, 3.0, float("inf"), float("nan")]
+    results = []
+    for relu in (build("none", 6), torch.compile(build("none", 6), backend="aot_eager", fullgraph=True)):
+        x = torch.tensor(values).view(1, 6, 1, 1).requires_grad_()
+        y = relu(x)
+        y.sum().backward()
+        results.append((y.detach(), x.grad))
+    (value, slope), (compiled_value, compiled_slope) = results
+    torch.testing.assert_close(compiled_value, value, equal_nan=True)
+    torch.testing.assert_close(compiled_slope, slope, equal_nan=True)
+
+
+@every_norm
+def test_only_batch_statistics_let_images_see_each_other(spec):
+    slot = build(spec, 8)
+    x = images(4, 8, 3, 3)
+    moved = x.clone()
+    moved[1:] += images(3, 8, 3, 3, seed=1)
+    alone = torch.equal(slot(x)[0], slot(moved)[0])
+    assert alone == (slot.scope != "batch")

@@ -1,0 +1,56 @@
+"""Synchronized batch norm on 2 and 3 ranks with unequal shares against one process with all images."""
+
+import pytest
+import torch
+from support.ranks import run_on_ranks
+from support.sync_steps import DTYPES, LAYOUTS, SHARES, all_cases, two_steps
+
+from normhpc.norms import build
+
+CASES = [
+    (world, f"{shares} {dtype} {layout}")
+    for world, names in SHARES.items()
+    for shares in names
+    for dtype in DTYPES
+    for layout in LAYOUTS
+]
+PER_IMAGE = ("y0", "y1", "grad_x0", "grad_x1", "evaluated")
+SUMMED = ("grad_weight", "grad_bias")
+SHARED = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    return {world: run_on_ranks(world, all_cases, tmp_path_factory.mktemp(f"{world}_ranks")) for world in SHARES}
+
+
+@pytest.mark.parametrize(("world", "case"), CASES)
+def test_ranks_together_are_one_process(ranks, world, case):
+    found = [rank[case] for rank in ranks[world]]
+    # In float64 also where the ranks computed in fp32, so that all of the difference is theirs.
+    expected = two_steps(slice(0, 6), torch.float64, torch.contiguous_format)
+    assert set(expected) == {*PER_IMAGE, *SUMMED, *SHARED}
+    tolerance = 1e-6 if "float32" in case else 1e-12
+    for name, value in expected.items():
+        parts = [rank[name].double() for rank in found]
+        if name in PER_IMAGE:
+            together = torch.cat(parts)
+        elif name in SUMMED:
+            together = torch.stack(parts).sum(0)
+        else:
+            assert all(torch.equal(part, parts[0]) for part in parts), name
+            together = parts[0]
+        error = (together - value).abs().max() / value.abs().max()
+        assert error <= tolerance, f"{name}: {error:.1e} of its largest value"
+
+
+@pytest.mark.parametrize("world", SHARES)
+def test_one_value_over_all_ranks_is_refused_on_all(ranks, world):
+    for rank in ranks[world]:
+        assert rank["too few"].startswith("InputError norm: batch norm over one value per channel is always 0")
+
+
+def test_states_of_plain_and_synchronized_are_the_same():
+    plain, sync = build("batch", 4), build({"name": "batch", "sync": True}, 4)
+    assert plain.state_dict().keys() == sync.state_dict().keys()
+    sync.load_state_dict(plain.state_dict())

@@ -1,0 +1,64 @@
+"""Two training steps and an evaluation of a synchronized norm, on one rank or on its share of the ranks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normhpc.norms import build
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+SHARES = {2: {"4+2": (4, 2), "1+5": (1, 5)}, 3: {"3+1+2": (3, 1, 2), "4+0+2": (4, 0, 2)}}
+"""Images of each rank, by number of ranks; 6 in all."""
+
+
+def inputs(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """All 6 images of a step, whose means differ, and the gradient of the loss at their output."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(6, 4, 3, 5, generator=generator, dtype=torch.float64)
+    x = x * torch.arange(1.0, 7.0, dtype=torch.float64).view(6, 1, 1, 1) + torch.arange(6).view(6, 1, 1, 1)
+    return x.to(dtype), torch.randn(6, 4, 3, 5, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def two_steps(images: slice, dtype: torch.dtype, layout: torch.memory_format) -> dict[str, Tensor]:
+    """Outputs, gradients and statistics for the given images of each step."""
+    slot = build({"name": "batch", "sync": True, "momentum": 0.3}, 4, "relu").to(dtype)
+    with torch.no_grad():
+        slot.get_parameter("weight").copy_(torch.linspace(-1, 2, 4))
+        slot.get_parameter("bias").copy_(torch.linspace(0.5, -0.5, 4))
+    found = {}
+    for step in range(2):
+        whole, cotangent = inputs(step, dtype)
+        x = whole[images].contiguous(memory_format=layout).requires_grad_()
+        y = slot(x)
+        y.backward(cotangent[images])
+        assert y.is_contiguous(memory_format=layout)
+        assert x.grad is not None
+        found |= {f"y{step}": y.detach(), f"grad_x{step}": x.grad}
+    found |= {f"grad_{name}": parameter.grad for name, parameter in slot.named_parameters()}
+    found |= dict(slot.named_buffers())
+    return found | {"evaluated": slot.eval()(inputs(2, dtype)[0][images]).detach()}
+
+
+def all_cases(rank: int, world: int) -> dict[str, Any]:
+    """Every dtype, layout and sharing of the images, on this rank."""
+    found = {}
+    for name, shares in SHARES[world].items():
+        images = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
+        for dtype in DTYPES:
+            for layout in LAYOUTS:
+                found[f"{name} {dtype} {layout}"] = two_steps(images, DTYPES[dtype], LAYOUTS[layout])
+    return found | {"too few": _refusal()}
+
+
+def _refusal() -> str:
+    slot = build({"name": "batch", "sync": True}, 2)
+    rank = torch.distributed.get_rank()
+    try:
+        slot(torch.ones(1 if rank == 0 else 0, 2, 1, 1))
+    except ValueError as error:
+        return f"ValueError {error}"
+    except Exception as error:
+        return f"{type(error).__name__} {error}"
+    return "accepted"
