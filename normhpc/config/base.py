@@ -59,8 +59,8 @@ class OneOf:
             elif not isinstance(value, kinds):
                 raise PydanticCustomError(
                     "part_type",
-                    "expected the name of a {noun} or a mapping with its fields, got {given}",
-                    {"noun": self.noun, "given": repr(value)},
+                    "expected the name of {noun} or a mapping with its fields, got {given}",
+                    {"noun": _with_article(self.noun), "given": repr(value)},
                 )
             if kind_of(value) is None:
                 name = value["name"]
@@ -85,6 +85,10 @@ class OneOf:
         kinds = mappings.get("oneOf") or [mappings]
         names = [{"type": "string", "pattern": f"^({'|'.join(_schema_names(handler, kind) for kind in kinds)})$"}]
         return {"anyOf": [*names, *kinds], "default": self.default}
+
+
+def _with_article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def _schema_names(handler: GetJsonSchemaHandler, kind: JsonSchemaValue) -> str:

@@ -118,11 +118,13 @@ def _candidates(folder: Path, cifar: CifarSet) -> list[tuple[Path, Archive]]:
 def _best_candidate(folder: Path, cifar: CifarSet, expected: str) -> tuple[Path, Archive]:
     """A complete archive, or else one with its test file and some of its training files."""
     candidates = _candidates(folder, cifar)
-    fewest = min(candidates, key=lambda candidate: len(candidate[1].missing_in(candidate[0])))
-    missing = fewest[1].missing_in(fewest[0])
-    if fewest[1].test in missing or set(fewest[1].train) <= set(missing):
-        raise missing_error(folder, cifar.title, expected)
-    return fewest
+    place, archive = min(candidates, key=lambda candidate: len(candidate[1].missing_in(candidate[0])))
+    missing = archive.missing_in(place)
+    if set(archive.train) <= set(missing):
+        raise missing_error(folder, cifar.title, f"archive of {cifar.title}", expected)
+    if archive.test in missing:
+        raise missing_error(place, cifar.title, archive.test, expected)
+    return place, archive
 
 
 def _read_files(place: Path, names: Iterable[str], archive: Archive, cifar: CifarSet) -> ImageSplit:

@@ -25,9 +25,11 @@ def data_folder(config: OfficialArchives, title: str, expected: str) -> Path:
     return folder
 
 
-def missing_error(folder: Path, title: str, expected: str) -> DataError:
+def missing_error(folder: Path, title: str, missing: str, expected: str) -> DataError:
     """What a folder without the needed files raises."""
-    return path_error(f"{folder} does not hold {title}; set data.path to the folder with {expected}, {_OR_DOWNLOAD}")
+    return path_error(
+        f"{folder} has no {missing}; set data.path to the folder of {title} with {expected}, {_OR_DOWNLOAD}"
+    )
 
 
 def file_error(file: Path, message: str) -> DataError:

@@ -23,8 +23,8 @@ def read_mnist(config: Mnist) -> Source:
     folder = data_folder(config, "MNIST", EXPECTED)
     if config.download and _missing(folder):
         download("MNIST", folder)
-    if _missing(folder):
-        raise missing_error(folder, "MNIST", EXPECTED)
+    if missing := _missing(folder):
+        raise missing_error(folder, "MNIST", ", ".join(missing), EXPECTED)
     train, test = (_read_split(folder, *names) for names in (NAMES[:2], NAMES[2:]))
     check_complete(config, folder, "MNIST", (60_000, 10_000), (len(train), len(test)))
     return Source(train, test, tuple("0123456789"))
@@ -44,10 +44,12 @@ def _read_split(folder: Path, images_name: str, labels_name: str) -> ImageSplit:
     assert images_file is not None
     assert labels_file is not None
     images, labels = read_idx(images_file, IMAGES), read_idx(labels_file, LABELS)
+    if not images.size:
+        raise file_error(images_file, "expected images, found none")
     if images.shape[1:] != (28, 28):
         raise file_error(images_file, f"expected images of 28x28, found {images.shape[1]}x{images.shape[2]}")
     if len(images) != len(labels):
         raise file_error(labels_file, f"expected {len(images):,} labels for as many images, found {len(labels):,}")
-    if labels.size and labels.max() > 9:
+    if labels.max() > 9:
         raise file_error(labels_file, f"expected labels 0 to 9, found {labels.max()}")
     return ImageSplit(torch.from_numpy(images[..., None].copy()), torch.from_numpy(labels.astype(np.int64)))

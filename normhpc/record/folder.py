@@ -91,7 +91,7 @@ class RunFolder:
             "code": dict(code),
         }
         if self.run_json.exists():
-            old = read_json(self.run_json)
+            old = self._read_run_json()
             kept = ("created", "code")
             content |= {key: old[key] for key in kept if key in old}
             if old == content:
@@ -100,26 +100,23 @@ class RunFolder:
 
     def read_run(self) -> RunInfo:
         """``run.json``, validated. Raises :class:`InputError` naming what is missing or wrong."""
-        try:
-            content = read_json(self.run_json)
-        except FileNotFoundError:
-            raise InputError(
-                Problem("not a run: there is no run.json in it; normhpc sweep makes run folders", file=str(self.path))
-            ) from None
-        except ValueError as error:
-            raise RecordError(
-                f"{self.run_json}: not JSON ({error}); delete the folder and launch the sweep again"
-            ) from None
+        content = self._read_run_json()
         missing = [key for key in ("run_id", "config", "sweep", "swept", "resources") if key not in content]
         if missing:
             raise RecordError(
                 f"{self.run_json}: has no {', '.join(missing)}; delete the folder and launch the sweep again"
             )
-        config = validate_run(content["config"], file=str(self.run_json))
-        if content.get("schema_version") != SCHEMA_VERSION or config.run_id != content["run_id"]:
+        # before the configuration is looked at: another version may have other fields
+        if content.get("schema_version") != SCHEMA_VERSION:
             raise RecordError(
-                f"{self.run_json}: written by another version of normhpc (schema {content.get('schema_version')}, run "
-                f"{content['run_id']}; this version has schema {SCHEMA_VERSION} and would call it {config.run_id})"
+                f"{self.run_json}: written by another version of normhpc (schema {content.get('schema_version')}, "
+                f"this version has schema {SCHEMA_VERSION}); launch the sweep again to make a new run"
+            )
+        config = validate_run(content["config"], file=str(self.run_json))
+        if config.run_id != content["run_id"]:
+            raise RecordError(
+                f"{self.run_json}: says run {content['run_id']}, but its configuration is that of run {config.run_id}; "
+                "delete the folder and launch the sweep again"
             )
         return RunInfo(
             run_id=content["run_id"],
@@ -130,6 +127,21 @@ class RunFolder:
             code=content.get("code", {}),
             created=content.get("created", ""),
         )
+
+    def _read_run_json(self) -> dict[str, Any]:
+        try:
+            content = read_json(self.run_json)
+        except FileNotFoundError:
+            raise InputError(
+                Problem("not a run: there is no run.json in it; normhpc sweep makes run folders", file=str(self.path))
+            ) from None
+        except ValueError as error:
+            reason = str(error)
+        else:
+            if isinstance(content, dict):
+                return content
+            reason = "expected a mapping"
+        raise RecordError(f"{self.run_json}: not JSON ({reason}); delete the folder and launch the sweep again")
 
     @contextlib.contextmanager
     def held_for_training(self) -> Iterator[None]:

@@ -20,9 +20,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        self._heal()
-
-    def _heal(self) -> None:
+        self._torn = False
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")
@@ -33,9 +31,11 @@ class Journal:
         Raises OSError when the line cannot be written whole (a full disk); the next append starts a new line.
         """
         line = json.dumps(finite(row), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        if self._torn:
+            line = b"\n" + line
         written = os.write(self._descriptor, line)
-        if written != len(line):
-            self._heal()
+        self._torn = written != len(line)
+        if self._torn:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fdatasync(self._descriptor)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from normhpc.files import replace_json
 from normhpc.record.folder import RunFolder, timestamp
-from normhpc.record.journal import Journal, read_journal
+from normhpc.record.journal import Journal, finite, read_journal
 
 
 class RecordWriter:
@@ -42,7 +42,7 @@ class RecordWriter:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         self.event(str(summary["state"]))
-        replace_json(self.folder.summary, {**summary, "metrics": measured})
+        replace_json(self.folder.summary, finite({**summary, "metrics": measured}))
 
     def close(self) -> None:
         """Close the journals."""

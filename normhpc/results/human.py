@@ -9,6 +9,9 @@ import pandas as pd
 from normhpc.results.fields import is_field
 from normhpc.results.names import PROVENANCE, better, is_share
 
+MISSING = "-"
+"""The text of a cell without a value."""
+
 _SUFFIX = "_mean"
 
 
@@ -51,7 +54,7 @@ def human_table(frame: pd.DataFrame) -> HumanTable:
 def format_number(metric: str, value: float) -> str:
     """Fractions with four digits after the point, whole numbers whole, others with four significant digits."""
     if not math.isfinite(value):
-        return "-"
+        return MISSING
     if is_share(metric):
         return f"{value:.4f}"
     if value == int(value) and abs(value) < 1e15:
@@ -109,7 +112,7 @@ def _metric_cells(frame: pd.DataFrame, metric: str) -> list[Cell]:
 
 def _plain_cell(name: str, value: Any) -> Cell:
     if pd.isna(value):
-        return Cell("-")
+        return Cell(MISSING)
     if isinstance(value, float) and not is_field(name):
         return Cell(format_number(name, value))
     return Cell(f"{value:g}" if isinstance(value, float) else str(value))

@@ -8,7 +8,7 @@ CONFIDENCE = 0.95
 """Share of such intervals that hold the true mean when the values are normal."""
 
 
-def half_width(std: NDArray[np.float64], count: NDArray[np.int64]) -> NDArray[np.float64]:
+def half_width(std: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float64]:
     """Half of the 95 % Student t interval of a mean: t(0.975; n - 1) std / sqrt(n). NaN for n < 2.
 
     ``std`` is the standard deviation with n - 1, ``count`` the n of each; same shape.

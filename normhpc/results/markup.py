@@ -3,7 +3,7 @@
 import html
 import io
 
-from normhpc.results.human import Cell, HumanTable
+from normhpc.results.human import MISSING, Cell, HumanTable
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -41,10 +41,9 @@ def as_terminal(table: HumanTable) -> str:
     console = Console(file=buffer, width=100_000, color_system=None, force_terminal=False, legacy_windows=False)
     console.print(grid)
     lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-    shared = [
-        f"{name} {table.rows[0][index].text}" for index, name in enumerate(table.header) if _is_shared(table, index)
-    ]
-    above = [" · ".join(shared), ""] if shared else []
+    shared = [(name, table.rows[0][i].text) for i, name in enumerate(table.header) if _is_shared(table, i)]
+    # a field that none of these runs has is nothing they share
+    above = [" · ".join(f"{name} {text}" for name, text in shared if text != MISSING), ""] if shared else []
     below = [line for line in (table.caption, *(f"note: {note}" for note in table.notes)) if line]
     return "\n".join([*above, *lines, "", *below]).rstrip("\n") + "\n"
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from pandas.core.groupby import SeriesGroupBy
 
 from normhpc.errors import InputError, Problem, did_you_mean
 from normhpc.results.comparability import comparability_notes
@@ -12,7 +13,6 @@ from normhpc.results.intervals import half_width
 from normhpc.results.names import COST, IDENTITY, PROVENANCE, default_metrics
 from normhpc.results.records import listed
 
-COUNTS = ("n", "ok", "total", "failed", "diverged", "other")
 STATISTICS = ("mean", "std", "low", "high")
 
 
@@ -36,30 +36,21 @@ def summarize(
     keys = _checked_fields(runs, by)
     cell = runs.groupby(keys, sort=False, dropna=False).ngroup()
     valued = runs[[name for name in chosen if name not in COST] or chosen].notna().any(axis="columns")
-    entering = runs[chosen].where(valued).groupby(cell)
-    count, mean, std = entering.count(), entering.mean(), entering.std(ddof=1)
-
     table = runs[keys].drop_duplicates().reset_index(drop=True)
     table.attrs = {}
-    for name, numbers in _counts(runs["state"], valued).items():
-        table[name] = numbers.groupby(cell).sum().astype("int64")
+    for name, chosen_runs in _counts(runs["state"], valued).items():
+        table[name] = chosen_runs.groupby(cell).sum().astype("int64")
     for name in chosen:
-        half = half_width(std[name].to_numpy(), count[name].to_numpy())
-        table[f"{name}_mean"] = mean[name]
-        table[f"{name}_std"] = std[name]
-        table[f"{name}_low"] = mean[name] - half
-        table[f"{name}_high"] = mean[name] + half
+        table = table.assign(**_statistics(name, runs[name].where(valued).groupby(cell)))
     others = [name for name in field_columns(runs) if name not in keys]
     mixed = [name for name in others if (runs.groupby(cell)[name].nunique(dropna=False) > 1).any()]
     table.attrs["over"] = "the runs of a row" if mixed else "seeds"
-    table.attrs["notes"] = [*runs.attrs.get("notes", []), *comparability_notes(runs)]
-    if mixed:
-        over = f"are over different {', '.join(mixed)}, not over seeds alone"
-        table.attrs["notes"].append(f"rows by {', '.join(keys)} {over}")
-    values, entered = runs[chosen].where(valued).count(), int(valued.sum())
-    fewer = [f"{name} ({values[name]} of {entered})" for name in chosen if 0 < values[name] < entered]
-    if fewer:
-        table.attrs["notes"].append(f"fewer values than n: {listed(fewer)}")
+    table.attrs["notes"] = [
+        *runs.attrs.get("notes", []),
+        *comparability_notes(runs),
+        *_mixture_notes(keys, mixed),
+        *_absence_notes(runs.loc[valued, chosen]),
+    ]
     return table
 
 
@@ -99,6 +90,25 @@ def _checked_fields(runs: pd.DataFrame, by: Sequence[str] | None) -> list[str]:
 def _unknown(noun: str, name: str, there: Sequence[str]) -> Problem:
     hint = did_you_mean(name, there) or "."
     return Problem(f"no {noun} of these runs is called {name!r}{hint} There are: {', '.join(there)}")
+
+
+def _statistics(metric: str, cells: "SeriesGroupBy[float, int]") -> dict[str, pd.Series]:
+    count, mean, std = cells.count(), cells.mean(), cells.std(ddof=1)
+    half = half_width(np.asarray(std, dtype=np.float64), np.asarray(count, dtype=np.float64))
+    columns = (mean, std, mean - half, mean + half)
+    return {f"{metric}_{name}": column for name, column in zip(STATISTICS, columns, strict=True)}
+
+
+def _mixture_notes(keys: Sequence[str], mixed: Sequence[str]) -> list[str]:
+    if not mixed:
+        return []
+    return [f"rows by {', '.join(keys)} are over different {', '.join(mixed)}, not over seeds alone"]
+
+
+def _absence_notes(entering: pd.DataFrame) -> list[str]:
+    counts = {str(name): int(entering[name].count()) for name in entering.columns}
+    fewer = [f"{name} ({count} of {len(entering)})" for name, count in counts.items() if 0 < count < len(entering)]
+    return [f"fewer values than n: {listed(fewer)}"] if fewer else []
 
 
 def _counts(state: pd.Series, valued: pd.Series) -> dict[str, pd.Series]:

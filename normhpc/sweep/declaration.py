@@ -51,16 +51,19 @@ class Declaration:
     notes: list[str] = field(default_factory=list)
 
 
-def read_declaration(document: Document, overrides: Sequence[str], only: Sequence[str]) -> Declaration:
-    """The sweep that ``document`` declares. Raises :class:`InputError` with everything that is wrong with its form."""
-    mistakes = Mistakes(document)
+def read_declaration(
+    document: Document, overrides: Sequence[str], only: Sequence[str], mistakes: Mistakes
+) -> Declaration:
+    """The sweep that ``document`` declares, as far as it can be read; what is wrong with its form is noted.
+
+    Raises :class:`InputError` when there is nothing to read at all.
+    """
     if not isinstance(document.value, dict):
         mistakes.add((), f"expected the sections of a sweep ({', '.join(SECTIONS)}), got {shown(document.value)}")
         mistakes.raise_any()
     reader = _Reader(document, mistakes)
     declaration = reader.read(read_overrides(overrides, mistakes, has_seeds="seeds" in document.value))
     declaration.only = read_filter(only, mistakes)
-    mistakes.raise_any()
     return declaration
 
 

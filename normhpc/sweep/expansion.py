@@ -44,19 +44,23 @@ class Expansion:
         self._only = [Matcher(condition) for condition in declaration.only.conditions]
         self._checks = [Checker(check) for check in CHECKS]
 
-    def check(self) -> None:
-        """Raise :class:`InputError` with every mistake that resolving the runs of a small sweep meets.
+    def check(self, mistakes: Mistakes) -> None:
+        """Add to ``mistakes`` all that resolving the runs of a small sweep meets.
 
         Of a large sweep every value of every axis is tried once, and what only a combination shows is raised
-        when the expansion comes to it.
+        when the expansion comes to it. Where the form has mistakes already, only fields without any are looked at,
+        each by itself.
         """
-        mistakes = Mistakes(self.declared.document)
+        unclear = mistakes.words() | {name for rule in self.declared.rules for name in rule.layer}
+        formed = not mistakes
         for states in self._some_combinations():
+            if not formed:
+                mistakes.take(self._invalid([state for state in states if state.field not in unclear]))
+                continue
             try:
                 self._settle(states)
             except InputError as error:
                 mistakes.take(error.problems)
-        mistakes.raise_any()
 
     def cells(self) -> Iterator[tuple[State, ...]]:
         """The resolved combinations that are kept, in order, before seeds and before equal runs are merged."""
@@ -191,20 +195,22 @@ class Expansion:
                 if exclusion(states):
                     return False
         except Invalid:
-            raise InputError(self._invalid(states)) from None
+            raise InputError([*self._invalid(states), *self._contradictions(states)]) from None
         for check in self._checks:
-            if found := check(states):
-                raise InputError(self._disagreement(found, check.fields, states))
+            if check(states):
+                raise InputError(self._contradictions(states))
         for condition in self._only:  # noqa: SIM110  (a generator costs a tenth of the whole expansion)
             if not condition(states):
                 return False
         return True
 
-    def _invalid(self, states: States) -> Iterator[Problem]:
-        """Everything wrong with single fields, and with those that are right but contradict each other."""
+    def _contradictions(self, states: States) -> Iterator[Problem]:
+        """What valid fields of ``states`` contradict each other in."""
         for check in self._checks:
             if not any(states[POSITION[name]].findings for name in check.fields) and (found := check(states)):
                 yield self._disagreement(found, check.fields, states)
+
+    def _invalid(self, states: States) -> Iterator[Problem]:
         for state in states:
             for finding in state.findings:
                 origin, rest = state.raw.origin_of(tuple(map(str, finding.path)))

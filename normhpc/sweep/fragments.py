@@ -34,7 +34,7 @@ class State:
 
     ``value`` is what a :class:`RunConfig` would hold and ``json`` the same as JSON values; ``full`` and ``identity``
     are the field's pieces of the canonical JSON with and without what is outside the identity, each with its
-    comma. ``findings`` tells what is wrong; then there is no value. Compared and hashed as an object, not by value.
+    comma, both empty for the resources. ``findings`` tells what is wrong; then there is no value. Compared and hashed as an object, not by value.
     """
 
     __slots__ = ("field", "findings", "full", "identity", "json", "raw", "value")
@@ -55,14 +55,14 @@ class State:
         self._encode()
 
     def _encode(self) -> None:
-        key = f'"{self.field}":'
-        is_part = isinstance(self.value, BaseModel)
-        self.json = self.value.model_dump(mode="json") if is_part else self.value
-        self.identity = self.full = f"{key}{canonical_json(self.json)},"
-        if not is_part or not fields_outside_identity(type(self.value)):
+        key, value = f'"{self.field}":', self.value
+        self.json = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        if self.field == "resources":
             return
-        part = identity_of(self.value)
-        self.identity = "" if part == {} else f"{key}{canonical_json(part)},"
+        self.identity = self.full = f"{key}{canonical_json(self.json)},"
+        if isinstance(value, BaseModel) and fields_outside_identity(type(value)):
+            part = identity_of(value)
+            self.identity = "" if part == {} else f"{key}{canonical_json(part)},"
 
 
 @cache

@@ -11,6 +11,7 @@ from normhpc.errors import InputError, Problem
 from normhpc.sweep.declaration import Declaration, read_declaration
 from normhpc.sweep.expansion import Expansion
 from normhpc.sweep.paths import Path, node_at
+from normhpc.sweep.places import Mistakes
 from normhpc.sweep.runs import Run
 from normhpc.sweep.yaml12 import parse
 
@@ -96,7 +97,12 @@ class Sweep:
     def _expansion_notes(self) -> Iterator[str]:
         expansion = self._expansion
         if expansion.merged:
-            yield f"{expansion.merged} runs equal an earlier one and were merged with it"
+            what = (
+                "1 run equals an earlier one and was"
+                if expansion.merged == 1
+                else f"{expansion.merged} runs equal an earlier one and were"
+            )
+            yield f"{what} merged with it"
         for matcher in [rule.matches for rule in expansion.rules if rule.matches] + expansion.exclusions:
             if not matcher.matched:
                 yield f"{dotted(matcher.condition.origin)} matches no run"
@@ -120,8 +126,11 @@ def load(path: str | PathLike[str], overrides: Sequence[str] = (), only: Sequenc
         raise InputError(Problem(f"not UTF-8 text: {error.reason} at byte {error.start}", file=file)) from None
     except OSError as error:
         raise InputError(Problem(f"cannot be read: {error.strerror}", file=file)) from None
-    sweep = Sweep(read_declaration(parse(text, file), overrides, only))
-    sweep._expansion.check()
+    document = parse(text, file)
+    mistakes = Mistakes(document)
+    sweep = Sweep(read_declaration(document, overrides, only, mistakes))
+    sweep._expansion.check(mistakes)
+    mistakes.raise_any()
     return sweep
 
 

@@ -1,5 +1,6 @@
 """Collecting what is wrong with a sweep file, each mistake with its place."""
 
+import re
 from collections.abc import Iterable
 
 from normhpc.config.problems import Keys, dotted
@@ -22,6 +23,10 @@ class Mistakes:
         """Note problems that already have their place."""
         for problem in problems:
             self._found.setdefault((problem.path, problem.line, problem.column), problem)
+
+    def words(self) -> set[str]:
+        """Every key on the paths of the problems so far."""
+        return {word for problem in self._found.values() for word in re.split(r"[.\[\] ]", problem.path)}
 
     def __bool__(self) -> bool:
         return bool(self._found)

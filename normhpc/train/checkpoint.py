@@ -25,7 +25,11 @@ def save_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
 
     Raises OSError on rank 0 when the file cannot be written; the previous checkpoint is then untouched.
     """
-    own = {"sums": state.sums.cpu(), "statistics": _cpu(running_statistics(state.model)) if world.size > 1 else {}}
+    own = {
+        "sums": state.sums.cpu(),
+        "first_bad_step": int(state.first_bad_step),
+        "statistics": _cpu(running_statistics(state.model)) if world.size > 1 else {},
+    }
     by_rank = world.gather(own)
     if by_rank is None:
         return
@@ -60,7 +64,10 @@ def load_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
         own = by_rank[world.rank]
         state.sums.copy_(own["sums"])
         restore_statistics(state.model, own["statistics"])
-    elif world.leads:
+        state.first_bad_step.fill_(own["first_bad_step"])
+        return True
+    state.first_bad_step.fill_(min((step for part in by_rank if (step := part["first_bad_step"]) >= 0), default=-1))
+    if world.leads:
         state.sums.copy_(torch.stack([part["sums"] for part in by_rank]).sum(dim=0))
     return True
 
@@ -78,15 +85,15 @@ def read_checkpoint(folder: RunFolder, run_id: str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {cure}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of normhpc; {cure}")
-    if document["format_version"] != FORMAT_VERSION:
+    if document.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: has format version {document['format_version']}, this is {FORMAT_VERSION}; {cure}"
+            f"{path}: has format version {document.get('format_version')}, this is {FORMAT_VERSION}; {cure}"
         )
-    if document["run_id"] != run_id:
+    if document.get("run_id") != run_id:
         raise CheckpointError(
-            f"{path}: belongs to run {document['run_id']}, but this folder is run {run_id}; move it back or {cure}"
+            f"{path}: belongs to run {document.get('run_id')}, but this folder is run {run_id}; move it back or {cure}"
         )
-    if digest(document["content"]) != document["digest"]:
+    if digest(document.get("content")) != document.get("digest"):
         raise CheckpointError(f"{path}: damaged, its content does not match its digest; {cure}")
     content: dict[str, Any] = document["content"]
     return content

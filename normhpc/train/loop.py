@@ -18,7 +18,7 @@ from normhpc.train.setup import images_per_statistic, norm_plan_hash, seed_step
 from normhpc.train.startup import prepare_torch
 from normhpc.train.step import train_step
 from normhpc.train.stop import Decision, StopRequest
-from normhpc.train.training import Training, merged_statistics, prepare, save, save_due
+from normhpc.train.training import Training, merged_statistics, prepare, save, save_due, unwritten_told
 from normhpc.train.world import World, is_peer_failure, joined_world
 
 _LOOK_EVERY = 50
@@ -54,9 +54,13 @@ def run(record_dir: Path | str, stop: StopRequest | None = None) -> dict[str, An
     prepare_torch(info.config, info.resources)
     with contextlib.ExitStack() as stack:
         world = stack.enter_context(joined_world())
-        writer = None
         if world.leads:
             stack.enter_context(folder.held_for_training())
+        # asked again under the lock: whoever held it a moment ago may have sealed the run
+        if (summary := world.broadcast(read_summary(folder) if world.leads else None)) is not None:
+            return dict(summary)
+        writer = None
+        if world.leads:
             writer = RecordWriter(folder)
             stack.callback(writer.close)
         try:
@@ -76,6 +80,7 @@ def _train(training: Training) -> dict[str, Any]:
         while training.state.position.epoch < training.config.epochs:
             decision = _train_epoch(training)
             _end_epoch(training, decision)
+        _check_weights(training)
     except Diverged as diverged:
         return _seal(training, {"state": "diverged", "diverged_at_step": diverged.step, "final": {}})
     with merged_statistics(training):
@@ -84,13 +89,19 @@ def _train(training: Training) -> dict[str, Any]:
     return _seal(training, {"state": "finished", "final": training.state.position.final})
 
 
+def _check_weights(training: Training) -> None:
+    """Raise :class:`Diverged` when the very last update left weights that no further step could have survived."""
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in training.state.model.parameters()):
+        raise Diverged(training.config.epochs * training.steps_per_epoch)
+
+
 def _train_epoch(training: Training) -> Decision:
     """The steps that are left of the current epoch. Returns the decision that stands at its end."""
     state, config, world = training.state, training.config, training.world
     position, steps = state.position, training.steps_per_epoch
     rows = order(len(training.train), config.seed, position.epoch)
     first, decision = position.step, Decision()
-    began = began_warm = time.perf_counter()
+    began = began_warm = training.counted_until = time.perf_counter()
     while position.step < steps:
         step = position.epoch * steps + position.step
         seed_step(config.seed, step, world.rank)
@@ -125,28 +136,41 @@ def _act(training: Training, decision: Decision) -> None:
     """Save or stop in the middle of an epoch."""
     every = training.config.checkpoint.every_steps
     step = training.state.position.epoch * training.steps_per_epoch + training.state.position.step
+    saved = False
     if decision.stop or decision.save or (every is not None and step % every == 0):
-        save(training)
+        _count_epoch_seconds(training)
+        saved = save(training)
     if decision.stop:
-        _interrupt(training)
+        _interrupt(training, saved=saved)
 
 
-def _interrupt(training: Training) -> None:
+def _interrupt(training: Training, *, saved: bool) -> None:
     position = training.state.position
     reason = training.stop.reason or "another rank was asked to stop"
-    training.tell("preempted", reason=reason, epoch=position.epoch, step=position.step)
-    raise Interrupted(f"stopped at epoch {position.epoch}, step {position.step} ({reason}); the run is saved")
+    with contextlib.suppress(OSError):
+        training.tell("preempted", reason=reason, epoch=position.epoch, step=position.step)
+    outcome = "the run is saved" if saved else "what came after the last checkpoint is lost"
+    raise Interrupted(f"stopped at epoch {position.epoch}, step {position.step} ({reason}); {outcome}")
+
+
+def _count_epoch_seconds(training: Training) -> None:
+    """Add the training time since the last call, so that a checkpoint inside an epoch holds all of it."""
+    now = time.perf_counter()
+    training.state.clock.epoch_seconds += now - training.counted_until
+    training.counted_until = now
 
 
 def _count_time(training: Training, steps: int, began: float, began_warm: float) -> None:
-    clock, batch_size, now = training.state.clock, training.config.batch_size, time.perf_counter()
+    _count_epoch_seconds(training)
+    clock, batch_size, now = training.state.clock, training.config.batch_size, training.counted_until
     training.epoch_seconds = now - began
-    clock.epoch_seconds += now - began
     if training.state.position.epoch > training.epochs_before:
         clock.steady_images += steps * batch_size
         clock.steady_seconds += now - began
-    else:
+    elif steps > 1:
         clock.warm_images, clock.warm_seconds = (steps - 1) * batch_size, now - began_warm
+    elif not clock.warm_images:
+        clock.warm_images, clock.warm_seconds = batch_size, now - began
 
 
 def _end_epoch(training: Training, decision: Decision) -> None:
@@ -166,24 +190,27 @@ def _end_epoch(training: Training, decision: Decision) -> None:
     if len(training.val):
         with merged_statistics(training):
             measured = evaluate(state.model, training.val, config, world)
-        _log_metrics(training, "val", measured)
-        _keep_best(training, measured)
+            _log_metrics(training, "val", measured)
+            _keep_best(training, measured)
     state.sums.zero_()
     every = config.checkpoint.every_epochs
     last = position.epoch == config.epochs
+    saved = False
     if last or decision.stop or decision.save or (every is not None and position.epoch % every == 0):
-        save(training)
+        saved = save(training)
     if decision.stop and not last:
-        _interrupt(training)
+        _interrupt(training, saved=saved)
 
 
 def _keep_best(training: Training, measured: dict[str, float]) -> None:
+    """Remember the best epoch; called while the running statistics are those that ``measured`` was measured with."""
     position = training.state.position
     if position.best and not measured["top1"] > position.best["val_top1"]:
         return
     position.best = {"epoch": position.epoch, "val_top1": measured["top1"], "val_loss": measured["loss"]}
     if training.config.checkpoint.keep_best and training.world.leads:
-        save_weights(training.folder, training.state)
+        with unwritten_told(training, "best.pt"):
+            save_weights(training.folder, training.state)
 
 
 def _log_metrics(

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import models
 from normhpc.config import RunConfig
-from normhpc.data import Batches, ImageData, ImageSplit
+from normhpc.data import Batches, ImageData, ImageSplit, rank_share
 from normhpc.norms import Norm
 from normhpc.train.optimizer import build_optimizer
 from normhpc.train.precision import gradient_scaler
@@ -66,14 +66,16 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def images_per_statistic(model: nn.Module, config: RunConfig, shares: list[int]) -> list[int] | None:
-    """Images behind each batch statistic, one number per distinct value over ranks; None without batch statistics."""
+    """Images behind each batch statistic, its distinct values over ranks and micro-batches; None without any."""
     slots = [module for module in model.modules() if isinstance(module, Norm) and module.scope == "batch"]
     if not slots:
         return None
     pieces = config.optim.accumulate
+    parts = [[rank_share(share, piece, pieces) for piece in range(pieces)] for share in shares]
+    sizes = [[part.stop - part.start for part in rank] for rank in parts]
     if getattr(config.norm, "sync", False):
-        return sorted({round(config.batch_size / pieces)})
-    return sorted({share // pieces for share in shares} | {-(-share // pieces) for share in shares}, reverse=True)
+        sizes = [[sum(piece) for piece in zip(*sizes, strict=True)]]
+    return sorted({size for rank in sizes for size in rank}, reverse=True)
 
 
 def norm_plan_hash(model: nn.Module) -> str:

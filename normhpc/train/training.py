@@ -47,6 +47,8 @@ class Training:
     """Training time of the newest epoch in this attempt."""
     last_save: float = field(default_factory=time.monotonic)
     last_tick: float = field(default_factory=time.monotonic)
+    counted_until: float = 0.0
+    """The ``perf_counter`` up to which the clock's ``epoch_seconds`` are counted."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -130,21 +132,32 @@ def _check_batch(config: RunConfig, rows: int, ranks: int, file: str) -> None:
         )
 
 
-def save(training: Training) -> None:
-    """Write the checkpoint; called by all ranks at the same step.
+def save(training: Training) -> bool:
+    """Write the checkpoint; called by all ranks at the same step. False on rank 0 when it could not be written.
 
     A disk that cannot take it is told as a warning and the training goes on: the last checkpoint is still good,
     and a later one may succeed.
     """
     training.tick()
-    try:
+    saved = False
+    with unwritten_told(training, "checkpoint"):
         save_checkpoint(training.folder, training.run_id, training.state, training.world)
+        saved = True
+    training.last_save = time.monotonic()
+    return saved
+
+
+@contextlib.contextmanager
+def unwritten_told(training: Training, what: str) -> Iterator[None]:
+    """Turn an error of the disk while ``what`` is written into a warning, which a full disk may swallow as well."""
+    try:
+        yield
     except OSError as error:
-        message = f"checkpoint not saved: {error.strerror or error}; training goes on from memory"
-        print(message, flush=True)
+        message = f"{what} not saved: {error.strerror or error}; training goes on from memory"
+        with contextlib.suppress(OSError):
+            print(message, flush=True)
         with contextlib.suppress(OSError):
             training.tell("warning", message=message)
-    training.last_save = time.monotonic()
 
 
 def save_due(training: Training) -> bool:
@@ -165,7 +178,7 @@ def merged_statistics(training: Training) -> Iterator[None]:
         yield
         return
     kept = {name: value.clone() for name, value in own.items()}
-    weights = torch.tensor(training.shares)
+    weights = torch.tensor(training.shares, device=training.world.device)
     gathered = gather_statistics(own, training.world)
     for slot in sorted({name.rpartition(".")[0] for name in own}):
         mean_name, variance_name = f"{slot}.running_mean", f"{slot}.running_var"

@@ -47,7 +47,7 @@ def test_ranks_together_are_one_process(ranks, world, case):
 @pytest.mark.parametrize("world", SHARES)
 def test_one_value_over_all_ranks_is_refused_on_all(ranks, world):
     for rank in ranks[world]:
-        assert rank["too few"].startswith("InputError norm: batch norm over one value per channel is always 0")
+        assert rank["too few"].startswith("norm: batch norm over one value per channel is always 0")
 
 
 def test_states_of_plain_and_synchronized_are_the_same():

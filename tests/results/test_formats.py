@@ -85,6 +85,14 @@ def test_the_terminal_says_what_is_shared_once(cells):
     )
 
 
+def test_the_terminal_leaves_out_fields_that_no_run_has(tmp_path):
+    for seed in (0, 1):
+        sealed_run(tmp_path, norm_config("batch", seed), swept={"norm.name": "batch", "norm.groups": None})
+    table = summarize(load_runs(tmp_path))
+    assert "norm.groups" in table.columns
+    assert spelled(table, "table").splitlines()[0] == "data.name digits · model.name convnet · norm.name batch"
+
+
 def test_markdown(cells):
     assert spelled(cells, "markdown") == (
         "| data.name | model.name | norm.name | n | ok/total | test_top1 | seconds | parameters |\n"

@@ -1,0 +1,204 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from normhpc.config import RunConfig
+from normhpc.errors import InputError
+from normhpc.models import MODELS, build
+from normhpc.models.block import ConvSlot
+from normhpc.models.resnet import BasicBlock, SkipInit
+from normhpc.norms import Norm, ParamSpec
+
+NORMS = ["none", "batch", "layer", "instance", {"name": "group", "groups": 4}]
+NETWORKS = ["convnet", "resnet8", {"name": "resnet14", "residual": "skipinit", "width": 4}]
+SMALL = {"name": "synthetic", "images": 8, "test_images": 4}
+
+
+def config_of(model="convnet", norm="batch", **fields):
+    return RunConfig.model_validate({"model": model, "norm": norm, "data": SMALL, "batch_size": 4, **fields})
+
+
+def network(*arguments, seed=0, **fields):
+    torch.manual_seed(seed)
+    return build(config_of(*arguments, **fields))
+
+
+def images(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_these_tests_see_every_network():
+    assert {type(config_of(model).model) for model in NETWORKS} == set(MODELS)
+
+
+def resnet_parameters(n, width, channels, classes, norm, skipinit=False):
+    """By hand: a convolution has k^2 in out weights, a norm 2 out; without norm the bias has out."""
+    shift = 2 if norm else 1
+    total = 9 * channels * width + shift * width
+    below = width
+    for stage in range(3):
+        out = width * 2**stage
+        for _ in range(n):
+            total += 9 * below * out + 9 * out * out + 2 * shift * out + skipinit
+            if below != out:
+                total += below * out + shift * out
+            below = out
+    return total + below * classes + classes
+
+
+@pytest.mark.parametrize(
+    ("model", "n", "width"),
+    [("resnet20", 3, 16), ("resnet56", 9, 16), ({"name": "resnet8", "width": 5}, 1, 5)],
+    ids=str,
+)
+@pytest.mark.parametrize("norm", ["batch", "layer", "instance", "none"])
+@pytest.mark.parametrize("residual", ["plain", "skipinit"])
+def test_parameters_of_resnets(model, n, width, norm, residual):
+    model = {"name": model} if isinstance(model, str) else model
+    found = parameters(network({**model, "residual": residual}, norm))
+    assert found == resnet_parameters(n, width, 3, 10, norm != "none", residual == "skipinit")
+
+
+def test_parameters_of_the_published_resnets():
+    # 0.27M and 0.85M in table 6 of He et al. 2015; exact numbers for 1x1 shortcuts with batch norm.
+    assert parameters(network("resnet20")) == 272_474
+    assert parameters(network("resnet56")) == 855_770
+
+
+@pytest.mark.parametrize(("norm", "per_channel"), [("batch", 2), ("none", 1)])
+def test_parameters_of_the_convnet(norm, per_channel):
+    found = parameters(network({"name": "convnet", "widths": [5, 7, 4]}, norm))
+    assert found == 9 * (3 * 5 + 5 * 7 + 7 * 4) + per_channel * 16 + 4 * 10 + 10
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (17, 23), (8, 40)], ids=str)
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_any_image_size_gives_logits_and_gradients_everywhere(model, norm, size):
+    net = network(model, norm)
+    x = images(3, 3, *size).requires_grad_()
+    logits = net(x)
+    assert logits.shape == (3, 10)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.abs().max() > 0
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("act", ["relu", "leaky_relu", "silu", "gelu", "tanh", "none"])
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_the_activation_is_used_at_every_slot_but_branch_ends(model, act):
+    net = network(model, act=act)
+    ends = {
+        id(slot)
+        for block in net.modules()
+        if isinstance(block, BasicBlock)
+        for part in (block.conv2, block.shortcut)
+        for slot in part.modules()
+    }
+    for slot in net.modules():
+        if isinstance(slot, Norm):
+            assert slot.act == ("none" if id(slot) in ends else act)
+    assert net(images(2, 3, 16, 16)).isfinite().all()
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_weights_are_a_function_of_torchs_random_state_alone(model):
+    first = network(model, seed=3)
+    random.seed(5)
+    np.random.default_rng(5)
+    again, other = network(model, seed=3), network(model, seed=4)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def test_the_norm_does_not_change_the_initial_weights():
+    weights = [
+        {name: value for name, value in network("resnet8", norm).named_parameters() if value.ndim > 1} for norm in NORMS
+    ]
+    for other in weights[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
+def test_convolutions_start_by_he_with_fan_out():
+    for name, module in network("resnet56").named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 4000:
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.06), name
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+def test_a_convolution_has_a_bias_only_where_the_norm_has_no_shift(norm):
+    convolutions = [part.conv for part in network("resnet8", norm).modules() if isinstance(part, ConvSlot)]
+    assert len(convolutions) == 9
+    for convolution in convolutions:
+        assert (convolution.bias is not None) == (norm == "none")
+        assert convolution.bias is None or not convolution.bias.any()
+
+
+def test_a_residual_block_adds_branch_and_shortcut_before_the_activation():
+    block = next(block for block in network("resnet8").modules() if isinstance(block, BasicBlock)).eval()
+    x = images(2, 16, 6, 6)
+    kept = x.clone()
+    torch.testing.assert_close(block(x), torch.relu(block.conv2(block.conv1(x)) + x))
+    assert torch.equal(x, kept)
+
+
+def test_shortcuts_are_strided_1x1_convolutions_with_a_norm_where_the_width_changes():
+    blocks = [block for block in network("resnet14").modules() if isinstance(block, BasicBlock)]
+    changes = [isinstance(block.shortcut, ConvSlot) for block in blocks]
+    assert changes == [False, False, True, False, True, False]
+    for block in (blocks[2], blocks[4]):
+        assert block.shortcut.conv.kernel_size == (1, 1)
+        assert block.shortcut.conv.stride == (2, 2)
+        assert isinstance(block.shortcut.slot, Norm)
+
+
+def test_skipinit_starts_as_the_shortcut_alone():
+    net = network({"name": "resnet8", "residual": "skipinit"}, "none")
+    block = next(block for block in net.modules() if isinstance(block, BasicBlock))
+    x = images(2, 16, 6, 6)
+    assert torch.equal(block(x), torch.relu(x))
+    factors = [module for module in net.modules() if isinstance(module, SkipInit)]
+    assert len(factors) == 3
+    assert all(module.param_specs() == {"factor": ParamSpec(decay=False)} for module in factors)
+
+
+@pytest.mark.parametrize("norm", NORMS, ids=str)
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_channels_last_gives_the_same_logits(model, norm):
+    net = network(model, norm).eval()
+    x = images(2, 3, 16, 16)
+    expected = net(x)
+    net.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["convnet", "resnet8"])
+def test_compiled_in_one_graph(model):
+    torch.compiler.reset()
+    net = network(model)
+    x = images(2, 3, 8, 8)
+    expected = net(x)
+    torch.testing.assert_close(torch.compile(net, backend="aot_eager", fullgraph=True)(x), expected)
+    torch.compiler.reset()
+
+
+def test_images_and_classes_come_from_the_data():
+    net = network(data={**SMALL, "channels": 5, "num_classes": 7})
+    assert net(images(1, 5, 9, 9)).shape == (1, 7)
+
+
+def test_groups_that_do_not_divide_a_width_are_refused():
+    with pytest.raises(InputError, match=r"^norm.groups: 32 groups do not divide 16 channels"):
+        network("resnet20", "group")
