@@ -7,11 +7,14 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from normhpc.errors import InputError, NormhpcError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="normhpc",
@@ -36,6 +39,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 Places = Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="Folders of records. [default: runs]")]
 
 _RUNS = Path("runs")
+_UNWRAPPED = 10_000
+"""Letters of a line that nothing is wide enough to reach."""
 
 
 class Listing(StrEnum):
@@ -98,11 +103,11 @@ def sweep(
         load(file, overrides=settings or (), only=only or ()), runs, retry_failed=retry_failed, limit=limit
     )
     if dry_run:
-        raise typer.Exit(show_plan(plan, as_json=as_json, smoke=smoke))
+        raise typer.Exit(show_plan(plan, _console(), as_json=as_json, smoke=smoke))
     check_budget(plan, max_gpu_hours)
     if not local:
         raise InputError("say where to run: --local runs on this machine, --dry-run shows the plan")
-    raise typer.Exit(launch_locally(plan, slots, as_json=as_json))
+    raise typer.Exit(launch_locally(plan, slots, _console(stderr=True), as_json=as_json))
 
 
 @app.command()
@@ -132,7 +137,7 @@ def status(
         list[Path] | None,
         typer.Argument(metavar="SWEEP|DIR", help="Sweep files or folders of records. [default: runs]"),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Refresh until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is under way.")] = False,
     runs: RunsDir = _RUNS,
     as_json: Json = False,
 ) -> None:
@@ -141,9 +146,9 @@ def status(
 
     folders = [_records_of(place, runs) for place in places or [runs]]
     if watch:
-        watch_status(folders)
+        watch_status(folders, _console())
     else:
-        show_status(folders, as_json=as_json)
+        show_status(folders, _console(), as_json=as_json)
 
 
 @app.command()
@@ -201,7 +206,7 @@ def list_(what: Listing, as_json: Json = False) -> None:
     from normhpc.sweep.catalogue import list_parts, list_sweeps, show_catalogue
 
     entries = list_sweeps(Path("sweeps")) if what is Listing.sweeps else list_parts(what.value)
-    _print_json(entries) if as_json else show_catalogue(what.value, entries)
+    _print_json(entries) if as_json else show_catalogue(what.value, entries, _console())
 
 
 @app.command()
@@ -218,7 +223,7 @@ def doctor(runs: RunsDir = _RUNS, as_json: Json = False) -> None:
     from normhpc.launch.doctor import examine, show_findings
 
     findings = examine(runs)
-    _print_json([finding.as_json() for finding in findings]) if as_json else show_findings(findings)
+    _print_json([finding.as_json() for finding in findings]) if as_json else show_findings(findings, _console())
     raise typer.Exit(1 if any(finding.level == "missing" for finding in findings) else 0)
 
 
@@ -229,6 +234,16 @@ def _records_of(place: Path, runs: Path) -> Path:
     from normhpc.sweep import load
 
     return runs / load(place).name
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    """Where people read: user text is printed as it is, and lines are wrapped on terminals alone."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = _UNWRAPPED
+    return console
 
 
 def _print_json(value: Any) -> None:

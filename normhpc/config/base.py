@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -18,9 +18,10 @@ class Part(BaseModel):
     )
 
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+# abs makes -0.0, which passes for a number >= 0, the same value and so the same run as 0.0.
+Fraction = Annotated[float, Field(ge=0, lt=1), AfterValidator(abs)]
 PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0), AfterValidator(abs)]
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 

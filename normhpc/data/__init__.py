@@ -17,6 +17,7 @@ from normhpc.data.mnist import read_mnist
 from normhpc.data.order import draws as draws
 from normhpc.data.order import order as order
 from normhpc.data.order import rank_share as rank_share
+from normhpc.data.order import step_seed as step_seed
 from normhpc.data.source import Source
 from normhpc.data.synthetic import read_synthetic
 

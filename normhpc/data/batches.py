@@ -44,7 +44,7 @@ class Batches:
         _, height, width, channels = split.images.shape
         self.shape = (channels, height, width)
         """Channels, height and width of an image."""
-        planar = split.images.permute(0, 3, 1, 2).to(device, memory_format=torch.contiguous_format)
+        planar = split.images.permute(0, 3, 1, 2).contiguous().to(device)
         self.images = F.pad(planar, (self.padding,) * 4)
         self.labels = split.labels.to(device)
         # A black or constant channel has no spread to divide by.

@@ -39,6 +39,8 @@ def _bundled_table() -> NDArray[np.float64]:
     if file.is_file():
         with gzip.open(file, "rt") as lines:
             return np.loadtxt(lines, delimiter=",")
+
+    # Here, because only this set needs scikit-learn and its import takes seconds.
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from collections.abc import Container, Iterable
 from typing import Any
 
 from rich.console import Console
@@ -11,24 +13,30 @@ from normhpc.config import RunConfig
 from normhpc.errors import InputError
 from normhpc.launch.code import code_version
 from normhpc.launch.live import watcher_for
-from normhpc.launch.local import Job, LocalLauncher, held_sweep
+from normhpc.launch.local import LocalLauncher, counted, held_sweep
+from normhpc.launch.ranks import Command, Job, train_command
 from normhpc.launch.slots import make_slots
-from normhpc.record import STATES, State, read_status
+from normhpc.record import SEALED, STATES, State, read_status
 from normhpc.sweep import Run
 from normhpc.sweep.plan import Plan, distinct_cases
 
 _BAD: tuple[State, ...] = ("failed", "lost", "cancelled")
 
+_ORPHANS_PATIENCE_SECONDS = 45
+"""How long to wait for ranks whose launcher is gone to save their runs."""
 
-def show_plan(plan: Plan, *, as_json: bool, smoke: bool) -> int:
+_SHOWN = 10
+
+
+def show_plan(plan: Plan, console: Console, *, as_json: bool, smoke: bool) -> int:
     """Print the plan; with ``smoke`` also try every distinct case. Returns the exit code."""
+    if not as_json:
+        _print_plan(plan, console)
     outcomes = _smoke(plan) if smoke else []
     if as_json:
         print(json.dumps(_plan_json(plan) | ({"smoke": outcomes} if smoke else {}), indent=2))
-    else:
-        _print_plan(plan)
-        if smoke:
-            _print_smoke(outcomes)
+    elif smoke:
+        _print_smoke(outcomes, console)
     return int(any(outcome["why"] for outcome in outcomes))
 
 
@@ -36,38 +44,76 @@ def check_budget(plan: Plan, max_gpu_hours: float | None) -> None:
     """Raise :class:`InputError` when the launch could take more than ``max_gpu_hours``."""
     if max_gpu_hours is not None and plan.gpu_hours_limit > max_gpu_hours:
         raise InputError(
-            f"launching {len(plan.launch)} runs could take {plan.gpu_hours_limit:.1f} GPU-hours by their time limits, "
-            f"more than --max-gpu-hours {max_gpu_hours:g}; lower resources.minutes, or launch fewer with --limit or --only"
+            f"launching {counted(len(plan.launch), 'run')} could take {plan.gpu_hours_limit:.2f} GPU-hours by the "
+            f"time limits, more than --max-gpu-hours {max_gpu_hours:g}; lower resources.minutes, or launch fewer "
+            "with --limit or --only"
         )
 
 
-def launch_locally(plan: Plan, slots: int | None, *, as_json: bool) -> int:
-    """Run everything that is to be launched on this machine. Returns the exit code.
+def launch_locally(
+    plan: Plan, slots: int | None, console: Console, *, as_json: bool, command: Command = train_command
+) -> int:
+    """Run everything that is to be launched on this machine, telling ``console``. Returns the exit code.
 
-    0 when no run of the sweep failed, 1 when one did, 130 when interrupted.
+    0 when no run failed, 1 when one did, 130 when interrupted. ``command`` starts a rank.
     """
-    places = make_slots(slots, [run.resources for run in plan.launch])
-    console = Console(stderr=True)
+    places = make_slots(slots, [run.resources for run in [*plan.launch, *plan.in_flight]])
     for note in plan.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", soft_wrap=True)
+    begun: list[Run] = []
     uninterrupted = True
     with held_sweep(plan.folder):
+        _bring_up_to_date(plan, console)
         if plan.launch:
             with watcher_for(plan, len(places), console) as watcher:
-                uninterrupted = LocalLauncher(places, watcher).run([_job(plan, run) for run in plan.launch])
-    states = {run.run_id: read_status(plan.run_folder(run)).state for run in plan.launch}
-    _print_outcome(plan, states, console)
+                launcher = LocalLauncher(places, watcher, command=command)
+                uninterrupted = launcher.run([_job(plan, run, begun) for run in plan.launch])
+    states = {run.run_id: read_status(plan.run_folder(run)).state for run in begun}
+    plan.states |= states
+    _print_outcome(plan, begun, console)
+    if not uninterrupted:
+        console.print("interrupted; the same command goes on from here")
     if as_json:
-        print(json.dumps({"sweep": plan.sweep.name, "launched": states, "runs": plan.states | states}, indent=2))
+        print(json.dumps({"sweep": plan.sweep.name, "launched": states, "runs": plan.states}, indent=2))
     if not uninterrupted:
         return 130
-    return int(any(state in _BAD for state in (plan.states | states).values()))
+    return int("failed" in plan.states.values() or any(state in _BAD for state in states.values()))
 
 
-def _job(plan: Plan, run: Run) -> Job:
+def _bring_up_to_date(plan: Plan, console: Console) -> None:
+    """What happened since the plan was made: runs that were sealed are left out, orphaned ones are taken over."""
+    _await_orphans(plan, console)
+    settled = _now_in(plan, plan.launch, SEALED) | _now_in(plan, plan.in_flight, SEALED | {"failed"})
+    plan.states |= settled
+    orphans = [run for run in plan.in_flight if not plan.run_folder(run).is_held()]
+    plan.launch = [run for run in [*plan.launch, *orphans] if run.run_id not in settled][: plan.limit]
+
+
+def _now_in(plan: Plan, runs: Iterable[Run], states: Container[State]) -> dict[str, State]:
+    """The state of those ``runs`` that are now in one of ``states``."""
+    now = {run.run_id: read_status(plan.run_folder(run)).state for run in runs}
+    return {run_id: state for run_id, state in now.items() if state in states}
+
+
+def _await_orphans(plan: Plan, console: Console) -> None:
+    """Wait until the ranks that a dead launcher left have saved their runs and ended."""
+    deadline = time.monotonic() + _ORPHANS_PATIENCE_SECONDS
+    held = [run for run in plan.in_flight if plan.run_folder(run).is_held()]
+    if held:
+        console.print(f"waiting for {counted(len(held), 'run')} without a launcher to save and end", soft_wrap=True)
+    while held and time.monotonic() < deadline:
+        time.sleep(0.2)
+        held = [run for run in held if plan.run_folder(run).is_held()]
+    for run in held:
+        console.print(f"note: {plan.run_folder(run).path} is being trained by another process and is left alone")
+
+
+def _job(plan: Plan, run: Run, begun: list[Run]) -> Job:
+    """``run`` for a launcher; in ``begun`` once it has been launched."""
     folder = plan.run_folder(run)
 
     def create() -> None:
+        begun.append(run)
         config = RunConfig.model_validate(json.loads(run.config_json))
         folder.create(config, sweep=plan.sweep.name, swept=run.swept, resources=run.resources, code=code_version())
 
@@ -85,23 +131,23 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _print_outcome(plan: Plan, states: dict[str, State], console: Console) -> None:
-    everything = plan.states | states
-    counted = ", ".join(
-        f"{sum(state == wanted for state in everything.values())} {wanted}"
-        for wanted in STATES
-        if wanted in everything.values()
-    )
-    console.print(f"{plan.sweep.name}: launched {len(states)} of {len(everything)} runs; {counted}", highlight=False)
-    failed = [run for run in plan.launch if states[run.run_id] == "failed"]
-    for run in failed[:10]:
+def _print_outcome(plan: Plan, begun: list[Run], console: Console) -> None:
+    total = counted(len(plan.states), "run")
+    console.print(f"{plan.sweep.name}: launched {len(begun)} of {total}; {_counts(plan)}", soft_wrap=True)
+    bad = [run for run in begun if plan.states[run.run_id] in ("failed", "lost")]
+    for run in bad[:_SHOWN]:
         event = read_status(plan.run_folder(run)).event
-        first = str(event.get("message", "")).splitlines()[:1]
-        console.print(
-            f"  failed {run.run_id} {run_label(run)}: {event.get('class')}: {''.join(first)}", highlight=False
-        )
-    if failed:
-        console.print("  read more: normhpc logs RUN; launch them again: --retry-failed", highlight=False)
+        why = [str(event[key]).partition("\n")[0] for key in ("class", "message") if event.get(key)]
+        label = f"  {plan.states[run.run_id]} {run.run_id} {run_label(run)}"
+        console.print(": ".join([label, *why]), soft_wrap=True)
+    if len(bad) > _SHOWN:
+        console.print(f"  ... and {len(bad) - _SHOWN} more")
+    if plan.counts["failed"]:
+        console.print("  read more: normhpc logs RUN; launch failed runs again: --retry-failed", soft_wrap=True)
+
+
+def _counts(plan: Plan) -> str:
+    return ", ".join(f"{plan.counts[state]:,} {state}" for state in STATES if plan.counts[state])
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
@@ -118,28 +164,32 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _print_plan(plan: Plan) -> None:
-    console = Console()
+def _print_plan(plan: Plan, console: Console) -> None:
     axes = Table("axis", "values", "", title=plan.sweep.name, title_justify="left", box=None, pad_edge=False)
     for axis in plan.sweep.axes:
         axes.add_row(axis.label, str(axis.size), axis.description)
     console.print(axes)
-    counts = ", ".join(f"{plan.counts[state]} {state}" for state in STATES if plan.counts[state])
-    console.print(f"runs: {len(plan.states)} ({counts})", highlight=False)
+    console.print(f"runs: {len(plan.states):,} ({_counts(plan)})")
     measured = plan.gpu_hours_measured
     history = f", {measured:.2f} at the pace of the finished ones" if measured is not None else ""
     console.print(
-        f"to launch: {len(plan.launch)} runs, at most {plan.gpu_hours_limit:.1f} GPU-hours by their limits{history}",
-        highlight=False,
+        f"to launch: {counted(len(plan.launch), 'run')}, at most {plan.gpu_hours_limit:.2f} GPU-hours by the time "
+        f"limits{history}",
+        soft_wrap=True,
     )
     for run in plan.launch[:5]:
-        console.print(f"  {run.run_id}  {run_label(run)}", highlight=False)
+        console.print(f"  {run.run_id}  {run_label(run)}", soft_wrap=True)
     if len(plan.launch) > 5:
-        console.print(f"  ... and {len(plan.launch) - 5} more", highlight=False)
+        console.print(f"  ... and {len(plan.launch) - 5:,} more")
+    failed = plan.counts["failed"] - sum(plan.states[run.run_id] == "failed" for run in plan.launch)
+    if failed:
+        console.print(f"not launched: {failed} failed; --retry-failed launches them again")
     if plan.orphans:
-        console.print(f"{len(plan.orphans)} runs in {plan.folder} that the sweep no longer declares", highlight=False)
+        shown = ", ".join(plan.orphans[:5]) + (", ..." if len(plan.orphans) > 5 else "")
+        orphans = counted(len(plan.orphans), "run")
+        console.print(f"no longer declared: {orphans} in {plan.folder}: {shown}", soft_wrap=True)
     for note in plan.notes:
-        console.print(f"note: {note}", highlight=False)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def _smoke(plan: Plan) -> list[dict[str, Any]]:
@@ -151,8 +201,11 @@ def _smoke(plan: Plan) -> list[dict[str, Any]]:
     return try_cases(cases, tell=lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def _print_smoke(outcomes: list[dict[str, Any]]) -> None:
-    table = Table("case", "seconds", "result", title="smoke: one training step each", title_justify="left", box=None)
+def _print_smoke(outcomes: list[dict[str, Any]], console: Console) -> None:
+    table = Table("case", "seconds", "result", title="smoke: one training step each", box=None, pad_edge=False)
+    table.title_justify = "left"
     for outcome in outcomes:
         table.add_row(outcome["case"], f"{outcome['seconds']:.1f}", outcome["why"] or "passed")
-    Console().print(table)
+    console.print(table)
+    passed = sum(not outcome["why"] for outcome in outcomes)
+    console.print(f"{passed} of {counted(len(outcomes), 'case')} passed")

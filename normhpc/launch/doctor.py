@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from normhpc import __version__
 from normhpc.launch.slots import available_cores
@@ -62,14 +63,14 @@ def examine(runs: Path) -> list[Finding]:
     ]
 
 
-def show_findings(findings: list[Finding]) -> None:
+def show_findings(findings: list[Finding], console: Console) -> None:
     """Print the findings as a table."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     colours = {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings:
         told = finding.found + (f"; {finding.advice}" if finding.advice else "")
-        table.add_row(finding.what, f"[{colours[finding.level]}]{finding.level}[/]", told)
-    Console().print(table)
+        table.add_row(finding.what, Text(finding.level, style=colours[finding.level]), told)
+    console.print(table)
 
 
 def _package(name: str) -> Finding:

@@ -9,7 +9,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from normhpc.launch.local import ActiveRun, Watcher
+from normhpc.launch.local import Watcher, counted
+from normhpc.launch.ranks import ActiveRun
 from normhpc.record import RunFolder, State, read_summary
 from normhpc.results.status import newest_row
 from normhpc.sweep.plan import Plan
@@ -36,23 +37,26 @@ class LineWatcher(Watcher):
         self._total = total
         self._done = 0
         self._console = console
-        console.print(f"launching {total} runs on {slots} slots", highlight=False)
+        console.print(f"launching {counted(total, 'run')} on {counted(slots, 'slot')}", soft_wrap=True)
 
     def started(self, run: ActiveRun) -> None:
         """Tell which run started where."""
-        where = ",".join(str(slot.number) for slot in run.slots)
-        self._console.print(f"started  {run.job.folder.path.name}  {run.job.label} (slot {where})", highlight=False)
+        where = f"slot{'s' * (len(run.slots) > 1)} {','.join(str(slot.number) for slot in run.slots)}"
+        self._console.print(f"started   {run.job.folder.path.name}  {run.job.label} ({where})", soft_wrap=True)
 
     def ended(self, run: ActiveRun, state: State) -> None:
         """Tell how the run ended and what it measured."""
         self._done += 1
         result = _result(run.job.folder)
         self._console.print(
-            f"{state:8} {run.job.folder.path.name}  {run.job.label}{result} "
+            f"{state:9} {run.job.folder.path.name}  {run.job.label}{result} "
             f"({run.seconds:.1f} s, {self._done}/{self._total})",
-            highlight=False,
             soft_wrap=True,
         )
+
+    def told(self, line: str) -> None:
+        """Pass it on."""
+        self._console.print(line, soft_wrap=True)
 
 
 class TableWatcher(Watcher):
@@ -82,7 +86,12 @@ class TableWatcher(Watcher):
         told = ", ".join(f"{count} {name}" for name, count in self._ended.items())
         self._bar.update(self._task, advance=1, told=told)
         if state != "finished" and self._live is not None:
-            self._live.console.print(f"{state} {run.job.folder.path.name}  {run.job.label}", highlight=False)
+            self.told(f"{state} {run.job.folder.path.name}  {run.job.label}")
+
+    def told(self, line: str) -> None:
+        """Put it above the table, where it stays."""
+        if self._live is not None:
+            self._live.console.print(line, soft_wrap=True)
 
     def tick(self, active: Sequence[ActiveRun], waiting: int) -> None:
         """Draw anew, once a second."""

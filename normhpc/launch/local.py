@@ -2,62 +2,33 @@
 
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from normhpc.config import Resources
-from normhpc.errors import InputError
+from normhpc.errors import InputError, RecordError
 from normhpc.files import exclusive_lock
+from normhpc.launch.ranks import ActiveRun, Command, Job, train_command
 from normhpc.launch.slots import Slot
-from normhpc.launch.worker import INTERRUPTED, LAUNCHER_PIPE_VARIABLE
-from normhpc.record import SEALED, RunFolder, State, append_event, read_status
+from normhpc.launch.worker import INTERRUPTED
+from normhpc.record import SEALED, State, append_event, read_status
 from normhpc.record.folder import host_name
 
 _POLL_SECONDS = 0.05
-_PEERS_PATIENCE_SECONDS = 10
-"""How long the other ranks of a run may take to notice that one is gone."""
-_STOP_PATIENCE_SECONDS = 45
-"""How long a run that is asked to stop may take to save itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A run to launch: its folder, what it needs, and ``create`` which writes its ``run.json``."""
+class Patience:
+    """Seconds that the ranks of a run are given before they are killed."""
 
-    folder: RunFolder
-    label: str
-    resources: Resources
-    create: Callable[[], None]
-
-
-@dataclass(slots=True)
-class ActiveRun:
-    """A run under way: its ranks and the slots they hold."""
-
-    job: Job
-    slots: list[Slot]
-    log: IO[bytes]
-    rendezvous: Path
-    ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    pumps: list[threading.Thread] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
-    first_exit: float | None = None
-    stop_asked: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Wall time since the start."""
-        return time.monotonic() - self.started
+    peers: float = 10
+    """To notice that one of them has died."""
+    stop: float = 45
+    """To save the run when it is asked to stop."""
 
 
 class Watcher:
@@ -68,6 +39,9 @@ class Watcher:
 
     def ended(self, run: ActiveRun, state: State) -> None:
         """All ranks of ``run`` are gone and its record says ``state``."""
+
+    def told(self, line: str) -> None:
+        """Something that concerns the whole launch."""
 
     def tick(self, active: Sequence[ActiveRun], waiting: int) -> None:
         """Called several times a second."""
@@ -99,27 +73,49 @@ class LocalLauncher:
     to every rank, which then saves itself and ends.
     """
 
-    def __init__(self, slots: Sequence[Slot], watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        watcher: Watcher | None = None,
+        *,
+        command: Command = train_command,
+        patience: Patience | None = None,
+    ) -> None:
         self._free = list(slots)
         self._total = len(slots)
         self._watcher = watcher or Watcher()
+        self._command = command
+        self._patience = patience or Patience()
         self._active: list[ActiveRun] = []
         self._stop_signals = 0
+        self._fault: RecordError | None = None
 
     def run(self, jobs: Sequence[Job]) -> bool:
-        """Run every job. False when interrupted by SIGINT or SIGTERM; what was running has saved itself."""
+        """Run every job. False when interrupted by SIGINT or SIGTERM; what was running has saved itself.
+
+        Raises :class:`RecordError` when a run cannot be started; those under way have then ended.
+        """
         waiting = deque(jobs)
         with self._signals_noted():
             try:
-                while self._active or (waiting and not self._stop_signals):
+                while self._active or (waiting and not self._closing):
                     self._start_what_fits(waiting)
                     self._watch()
                     self._watcher.tick(self._active, len(waiting))
                     time.sleep(_POLL_SECONDS)
             finally:
                 for run in self._active:
-                    _kill(run)
+                    run.kill()
+                for run in list(self._active):
+                    self._end(run)
+        if self._fault is not None:
+            raise self._fault
         return not self._stop_signals
+
+    @property
+    def _closing(self) -> bool:
+        """Whether nothing more is started."""
+        return bool(self._stop_signals) or self._fault is not None
 
     @contextlib.contextmanager
     def _signals_noted(self) -> Iterator[None]:
@@ -134,129 +130,115 @@ class LocalLauncher:
                 signal.signal(number, handler)
 
     def _start_what_fits(self, waiting: deque[Job]) -> None:
-        while waiting and not self._stop_signals:
+        while waiting and not self._closing:
             slots = self._slots_for(waiting[0].resources.ranks)
             if slots is None:
                 return
             job = waiting.popleft()
-            self._free = [slot for slot in self._free if slot not in slots]
-            job.create()
-            append_event(job.folder, "submitted", launcher="local", host=host_name(), pid=os.getpid())
-            run = _start(job, slots)
-            self._active.append(run)
-            self._watcher.started(run)
+            try:
+                self._start(job, slots)
+            except OSError as error:
+                self._give_up(job, error)
+
+    def _start(self, job: Job, slots: list[Slot]) -> None:
+        job.create()
+        append_event(job.folder, "submitted", launcher="local", host=host_name(), pid=os.getpid())
+        run = ActiveRun(job, slots)
+        self._active.append(run)
+        self._free = [slot for slot in self._free if slot not in slots]
+        run.start(self._command)
+        self._watcher.started(run)
+
+    def _give_up(self, job: Job, error: OSError) -> None:
+        """Start nothing more, because ``job`` cannot be started; what is under way goes on."""
+        started = [run for run in self._active if run.job is job]
+        for run in started:
+            run.kill()
+        with contextlib.suppress(OSError):
+            job.folder.path.rmdir()  # only if nothing is in it
+        self._fault = RecordError(
+            f"{job.folder.path}: cannot be started ({error.strerror or error}); nothing more was launched, "
+            "the same command goes on from here"
+        )
+        others = len(self._active) - len(started)
+        if others:
+            self._watcher.told(f"{self._fault}; waiting for {counted(others, 'run')} under way")
 
     def _slots_for(self, ranks: int) -> list[Slot] | None:
         """Slots for ``ranks`` ranks, on distinct GPUs; a run of more ranks than this machine has cores takes all."""
         if self._free and self._free[0].gpu is None:
             wanted = min(ranks, self._total)
             return self._free[:wanted] if len(self._free) >= wanted else None
-        distinct = {slot.gpu: slot for slot in reversed(self._free)}
+        distinct: dict[str | None, Slot] = {}
+        for slot in self._free:
+            distinct.setdefault(slot.gpu, slot)
         return list(distinct.values())[:ranks] if len(distinct) >= ranks else None
 
     def _watch(self) -> None:
+        if self._stop_signals and any(run.stop_asked is None for run in self._active):
+            self._watcher.told(
+                f"stopping: {counted(len(self._active), 'run')} under way to save first; Ctrl-C again kills at once"
+            )
         for run in list(self._active):
-            codes = [rank.poll() for rank in run.ranks]
-            now = time.monotonic()
-            if None in codes:
-                self._hurry(run, codes, now)
-                continue
-            _tidy(run)
-            state = _conclude(run, [code for code in codes if code is not None])
-            self._active.remove(run)
-            self._free = sorted([*self._free, *run.slots], key=lambda slot: slot.number)
-            self._watcher.ended(run, state)
+            if run.poll():
+                self._end(run)
+            else:
+                self._hurry(run, time.monotonic())
 
-    def _hurry(self, run: ActiveRun, codes: list[int | None], now: float) -> None:
+    def _hurry(self, run: ActiveRun, now: float) -> None:
         """End a run that lost a rank, that was asked to stop, or that does neither in time."""
-        if run.first_exit is None and any(code is not None for code in codes):
-            run.first_exit = now
-        if run.first_exit is not None and now - run.first_exit > _PEERS_PATIENCE_SECONDS:
-            _kill(run)
         if self._stop_signals and run.stop_asked is None:
-            run.stop_asked = now
-            for rank in run.ranks:
-                rank.terminate()
-        if run.stop_asked is not None and (self._stop_signals > 1 or now - run.stop_asked > _STOP_PATIENCE_SECONDS):
-            _kill(run)
+            run.ask_to_stop()
+        saving = all(code in (0, INTERRUPTED) for code in run.exits.values())
+        patience = self._patience.stop if saving else self._patience.peers
+        if run.first_exit is not None and now - run.first_exit > patience:
+            run.kill()
+        if run.stop_asked is not None and (self._stop_signals > 1 or now - run.stop_asked > self._patience.stop):
+            run.kill()
+
+    def _end(self, run: ActiveRun) -> None:
+        run.release()
+        state = _conclude(run)
+        self._active.remove(run)
+        self._free = sorted([*self._free, *run.slots], key=lambda slot: slot.number)
+        self._watcher.ended(run, state)
 
 
-def _start(job: Job, slots: list[Slot]) -> ActiveRun:
-    rendezvous = Path(tempfile.mkdtemp(prefix="normhpc-"))
-    run = ActiveRun(job, slots, job.folder.log.open("ab", buffering=0), rendezvous)
-    for rank in range(job.resources.ranks):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "normhpc", "train", str(job.folder.path)],
-            env=_environment(job, slots, rank, rendezvous),
-            stdin=subprocess.PIPE,  # its closing tells the rank that the launcher is gone
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            process_group=run.ranks[0].pid if run.ranks else 0,
-        )
-        pump = threading.Thread(target=_pump, args=(process.stdout, run.log, rank), daemon=True)
-        pump.start()
-        run.ranks.append(process)
-        run.pumps.append(pump)
-    return run
+def counted(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _environment(job: Job, slots: list[Slot], rank: int, rendezvous: Path) -> dict[str, str]:
-    ranks = job.resources.ranks
-    own = {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "NORMHPC_RENDEZVOUS": str(rendezvous / "store"),
-        LAUNCHER_PIPE_VARIABLE: "1",
-        "OMP_NUM_THREADS": str(job.resources.cpus_per_gpu),
-        "PYTHONUNBUFFERED": "1",
-    }
-    gpus = [slot.gpu for slot in slots if slot.gpu is not None]
-    if gpus:
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    leaked = ("MASTER_ADDR", "MASTER_PORT", "SLURM_", "TORCHELASTIC_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(leaked)} | own
-
-
-def _pump(source: IO[bytes] | None, log: IO[bytes], rank: int) -> None:
-    """Copy a rank's output into the run's log, a whole line at a time under the rank's number."""
-    assert source is not None
-    for line in source:
-        with contextlib.suppress(OSError):  # a full disk must not block the rank
-            log.write(b"[%d] %s\n" % (rank, line.rstrip(b"\n")))
-
-
-def _tidy(run: ActiveRun) -> None:
-    """Let go of everything an ended run held open."""
-    for pump, rank in zip(run.pumps, run.ranks, strict=True):
-        pump.join(timeout=5)
-        for pipe in (rank.stdin, rank.stdout):
-            if pipe is not None:
-                pipe.close()
-    run.log.close()
-    shutil.rmtree(run.rendezvous, ignore_errors=True)
-
-
-def _kill(run: ActiveRun) -> None:
-    for rank in run.ranks:
-        rank.kill()
-
-
-def _conclude(run: ActiveRun, codes: list[int]) -> State:
+def _conclude(run: ActiveRun) -> State:
     """What became of a run whose ranks are all gone; says in its record what its ranks could not say themselves."""
     folder = run.job.folder
-    status = read_status(folder)
-    if status.state in SEALED:
-        return status.state
-    killed = [(rank, -code) for rank, code in enumerate(codes) if code < 0]
+    state = read_status(folder).state
+    if state in SEALED or state == "failed":
+        return state
     with contextlib.suppress(OSError):
         if run.stop_asked is not None:
             append_event(folder, "cancelled", reason="the launcher was interrupted")
-        elif killed and status.state != "failed":
-            rank, number = killed[0]
-            message = f"rank {rank} on {host_name()} was killed by {signal.Signals(number).name}"
-            append_event(folder, "lost", rank=rank, host=host_name(), message=message)
-        elif status.state != "failed" and INTERRUPTED not in codes:
-            message = f"ranks ended with exit codes {', '.join(map(str, codes))}; see {folder.log}"
-            append_event(folder, "failed", **{"class": "ExitCode"}, message=message, host=host_name())
+        else:
+            _tell_end(run)
     return read_status(folder).state
+
+
+def _tell_end(run: ActiveRun) -> None:
+    """Say in the record which rank was lost, or that the ranks failed without a word."""
+    folder, host = run.job.folder, host_name()
+    if not run.exits.keys() - run.killed:
+        append_event(folder, "lost", host=host, message=f"the run could not be started on {host}")
+        return
+    signalled = [rank for rank, code in run.exits.items() if code < 0 and rank not in run.killed]
+    stopped = [rank for rank, code in run.exits.items() if code == INTERRUPTED]
+    if signalled:
+        how = f"was killed by {signal.Signals(-run.exits[signalled[0]]).name}"
+        message = f"rank {signalled[0]} on {host} {how}"
+        append_event(folder, "lost", rank=signalled[0], host=host, message=message)
+    elif stopped:
+        message = f"rank {stopped[0]} on {host} was stopped and saved the run"
+        append_event(folder, "lost", rank=stopped[0], host=host, message=message)
+    else:
+        codes = ", ".join(str(code) for _, code in sorted(run.exits.items()))
+        message = f"ranks ended with exit codes {codes}; see {folder.log}"
+        append_event(folder, "failed", **{"class": "ExitCode"}, message=message, host=host)

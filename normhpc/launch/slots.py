@@ -45,9 +45,9 @@ def make_slots(count: int | None, needs: list[Resources]) -> list[Slot]:
     On GPUs: ``runs_per_gpu`` slots for each (the smallest over the runs). Otherwise as many as the cores hold ranks
     of ``cpus_per_gpu`` threads. ``count`` overrides the number; GPUs are then shared in turn.
 
-    Raises :class:`InputError` when a run needs more GPUs than there are.
+    Raises :class:`InputError` when a run needs more GPUs than there are, or than ``count`` slots reach.
     """
-    gpus = visible_gpus()
+    gpus = visible_gpus() if any(need.gpus_per_node for need in needs) else []
     most_ranks = max((need.ranks for need in needs), default=1)
     if gpus and most_ranks > len(gpus):
         raise InputError(
@@ -58,4 +58,9 @@ def make_slots(count: int | None, needs: list[Resources]) -> list[Slot]:
         per_gpu = min((need.runs_per_gpu for need in needs), default=1)
         threads = max((need.cpus_per_gpu for need in needs), default=1)
         count = len(gpus) * per_gpu if gpus else max(1, available_cores() // threads)
+    elif gpus and count < most_ranks:
+        raise InputError(
+            f"a run of {most_ranks} ranks (resources nodes x gpus_per_node) needs as many GPUs, --slots {count} reaches "
+            f"only {count}; give at least --slots {most_ranks}"
+        )
     return [Slot(number, gpus[number % len(gpus)] if gpus else None) for number in range(count)]

@@ -4,6 +4,7 @@ The one place of the launching side that reaches :mod:`normhpc.train`, inside th
 watching never load torch.
 """
 
+import io
 import os
 import sys
 import threading
@@ -11,13 +12,12 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from normhpc.config import RunConfig
 from normhpc.errors import NormhpcError
 
 if TYPE_CHECKING:
-    from normhpc.train import StopRequest
+    from normhpc.config import RunConfig
 
 LAUNCHER_PIPE_VARIABLE = "NORMHPC_LAUNCHER_PIPE"
 """Set when standard input is a pipe that closes with the launcher, however it dies."""
@@ -29,16 +29,68 @@ _PATIENCE_SECONDS = 30
 """How long a rank without a launcher may take to save itself."""
 
 
+class Stoppable(Protocol):
+    """What can be asked to stop: a training looks at ``reason`` between two steps."""
+
+    reason: str | None
+
+
+class LauncherWatch(threading.Thread):
+    """Waits for standard input to close, which it does with the launcher, however that dies."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.request: Stoppable | None = None
+        """Whom to ask to stop; None while nothing has begun that would have to be saved."""
+
+    def run(self) -> None:
+        """End this process: at once before :attr:`request` is set, otherwise when it has saved itself, or too late."""
+        while os.read(0, 1024):
+            pass
+        if self.request is None:
+            os._exit(INTERRUPTED)
+        self.request.reason = "the launcher is gone"
+        time.sleep(_PATIENCE_SECONDS)
+        os._exit(1)
+
+
+def watched_launcher() -> LauncherWatch | None:
+    """A watch over the launcher that started this process; None when it was started by hand."""
+    if not os.environ.pop(LAUNCHER_PIPE_VARIABLE, None):
+        return None
+    # the launcher reads what is printed: without it a print must not fail the run before it has saved itself
+    sys.stdout, sys.stderr = _lasting_output(1), _lasting_output(2)
+    watch = LauncherWatch()
+    watch.start()
+    return watch
+
+
+class _LastingFile(io.FileIO):
+    """Takes what is written also when nobody reads it any more."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _lasting_output(descriptor: int) -> io.TextIOWrapper:
+    binary = io.BufferedWriter(_LastingFile(descriptor, "wb", closefd=False))
+    return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
+
+
 def run_rank(run_dir: Path) -> int:
     """Train ``run_dir`` as the rank that the environment names. Returns the exit code.
 
     0 sealed, 1 failed (recorded in the run's events), 2 bad input, 130 stopped and saved.
     """
+    watch = watched_launcher()  # before torch, which takes seconds to load
     from normhpc.train import Interrupted, StopRequest, run, stop_on_signals
 
     request = StopRequest()
-    if os.environ.pop(LAUNCHER_PIPE_VARIABLE, None):
-        threading.Thread(target=_stop_with_launcher, args=(request,), daemon=True).start()
+    if watch is not None:
+        watch.request = request
     with stop_on_signals(request):
         try:
             run(run_dir, request)
@@ -47,28 +99,22 @@ def run_rank(run_dir: Path) -> int:
             return INTERRUPTED
         except NormhpcError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            return error.exit_code
+            return _leave(error.exit_code)
         except Exception:
-            # recorded by run(); no collective and no clean-up that could wait for a peer on the way out
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
+            traceback.print_exc()  # recorded by run()
+            return _leave(1)
     return 0
 
 
-def _stop_with_launcher(request: "StopRequest") -> None:
-    """Wait until standard input closes, then ask the run to save itself and stop; insist after a while."""
-    while os.read(0, 1024):
-        pass
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    request.reason = "the launcher is gone"
-    time.sleep(_PATIENCE_SECONDS)
-    os._exit(1)
+def _leave(code: int) -> int:
+    """``code``, at once where there are peers: no collective and no clean-up that could wait for one on the way out."""
+    sys.stderr.flush()
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        os._exit(code)
+    return code
 
 
-def try_cases(cases: Sequence[tuple[str, RunConfig]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def try_cases(cases: Sequence[tuple[str, "RunConfig"]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Build every case on this machine and take one training step; see :func:`normhpc.train.smoke.try_cases`."""
     from normhpc.train.smoke import try_cases
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from normhpc.norms import Norm
@@ -19,11 +20,13 @@ class ConvSlot(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, act: str, norm_act: NormAct) -> None:
         super().__init__()
-        self.slot = norm_act(outputs, act)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=not self.slot.shifts)
+        slot = norm_act(outputs, act)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
-        if self.conv.bias is not None:
-            nn.init.zeros_(self.conv.bias)
+        if not slot.shifts:
+            # Added here because Conv2d draws its own, and runs that differ in the norm must start from equal weights.
+            self.conv.bias = nn.Parameter(torch.zeros(outputs))
+        self.slot = slot
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolution, norm, activation."""

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normhpc.config import model as config
+from normhpc.config.model import ConvNet as ConvNetConfig
 from normhpc.models.block import ConvSlot, NormAct, mean_over_positions
 
 
@@ -13,7 +13,7 @@ class ConvNet(nn.Module):
     (N, image_channels, H, W) to logits (N, classes), for any H and W of at least 2 ** len(widths).
     """
 
-    def __init__(self, config: config.ConvNet, image_channels: int, classes: int, act: str, norm_act: NormAct) -> None:
+    def __init__(self, config: ConvNetConfig, image_channels: int, classes: int, act: str, norm_act: NormAct) -> None:
         super().__init__()
         inputs = (image_channels, *config.widths[:-1])
         self.layers = nn.ModuleList(

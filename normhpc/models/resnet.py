@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from normhpc.config import model as config
+from normhpc.config.model import ResNet as ResNetConfig
 from normhpc.models.block import ConvSlot, NormAct, mean_over_positions
 from normhpc.norms import ParamSpec, activate
 
@@ -15,7 +15,7 @@ class ResNet(nn.Module):
     stride 2, global average pooling and a linear layer. (N, image_channels, H, W) to logits (N, classes).
     """
 
-    def __init__(self, config: config.ResNet, image_channels: int, classes: int, act: str, norm_act: NormAct) -> None:
+    def __init__(self, config: ResNetConfig, image_channels: int, classes: int, act: str, norm_act: NormAct) -> None:
         super().__init__()
         widths = config.norm_widths()
         self.stem = ConvSlot(image_channels, widths[0], 3, 1, act, norm_act)

@@ -21,6 +21,13 @@ class Journal:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         self._torn = False
+        try:
+            self._heal()
+        except BaseException:
+            self.close()
+            raise
+
+    def _heal(self) -> None:
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")

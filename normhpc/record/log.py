@@ -23,7 +23,7 @@ def print_log(folder: RunFolder, *, follow: bool) -> None:
             time.sleep(_POLL_SECONDS)
         if not folder.log.exists():
             raise InputError(f"{folder.log}: not there, the run is {state}; launch its sweep first")
-    with folder.log.open(errors="replace") as log:
+    with folder.log.open(encoding="utf-8", errors="replace") as log:
         while True:
             # the state is asked first: what the run wrote before it ended is still read
             ended = not follow or read_status(folder).state not in IN_FLIGHT

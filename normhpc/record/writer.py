@@ -1,5 +1,6 @@
 """The writing side of a record, used by rank 0 of a run."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Mapping
@@ -17,8 +18,10 @@ class RecordWriter:
         self.folder = folder
         self.attempt = 1 + sum(row.get("event") in ("started", "resumed") for row in read_journal(folder.events).rows)
         """1 for the first start of the run, one more after each."""
-        self._events = Journal(folder.events)
-        self._metrics = Journal(folder.metrics)
+        with contextlib.ExitStack() as opened:
+            self._events = opened.enter_context(Journal(folder.events))
+            self._metrics = opened.enter_context(Journal(folder.metrics))
+            self._opened = opened.pop_all()
 
     def event(self, kind: str, **details: Any) -> None:
         """Append to ``events.jsonl``."""
@@ -46,8 +49,7 @@ class RecordWriter:
 
     def close(self) -> None:
         """Close the journals."""
-        self._events.close()
-        self._metrics.close()
+        self._opened.close()
 
 
 def append_event(folder: RunFolder, kind: str, **details: Any) -> None:

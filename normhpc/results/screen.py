@@ -11,29 +11,31 @@ from rich.live import Live
 from rich.table import Table
 
 from normhpc.record import STATES
-from normhpc.results.status import SweepStatus, sweep_statuses
+from normhpc.results.status import Progress, SweepStatus, sweep_statuses
 
 _REFRESH_SECONDS = 2.0
 _SHOWN = 10
 
 
-def show_status(folders: Sequence[Path], *, as_json: bool) -> None:
+def show_status(folders: Sequence[Path], console: Console, *, as_json: bool) -> None:
     """Print the status of every sweep in ``folders`` once."""
     statuses = sweep_statuses(folders)
     if as_json:
         print(json.dumps([asdict(status) for status in statuses], indent=2))
     else:
-        Console().print(_render(statuses))
+        console.print(_render(statuses))
 
 
-def watch_status(folders: Sequence[Path]) -> None:
+def watch_status(folders: Sequence[Path], console: Console) -> None:
     """Print the status again and again until interrupted, or until nothing is in flight any more."""
-    console = Console()
+    idle_looks = 0
     with Live(console=console, auto_refresh=False) as live:
         while True:
             statuses = sweep_statuses(folders)
             live.update(_render(statuses), refresh=True)
-            if not any(status.in_flight for status in statuses):
+            # between two runs of a launcher nothing is in flight for a moment
+            idle_looks = 0 if any(status.in_flight for status in statuses) else idle_looks + 1
+            if idle_looks == 2:
                 return
             time.sleep(_REFRESH_SECONDS)
 
@@ -47,13 +49,25 @@ def _render(statuses: Sequence[SweepStatus]) -> Group:
     failed = Table("failed", "", "why", box=None, pad_edge=False)
     for status in statuses:
         for run in status.in_flight[:_SHOWN]:
-            newest = f"{run.split}_loss {run.loss:.4f}" if run.loss is not None else ""
-            running.add_row(run.run_id, _label(run.swept), f"{run.epoch or 0}/{run.epochs}", newest)
+            shown_epochs = "?" if run.epochs is None else run.epochs
+            running.add_row(run.run_id, _label(run.swept), f"{run.epoch or 0}/{shown_epochs}", _newest(run))
         for failure in status.failures[:_SHOWN]:
             why = (failure.message.splitlines() or [""])[0]
             failed.add_row(failure.run_id, _label(failure.swept), f"{failure.error}: {why}")
+        _tell_rest(running, len(status.in_flight))
+        _tell_rest(failed, len(status.failures))
     notes = [f"note: {note}" for status in statuses for note in status.notes]
     return Group(*[table for table in (counts, running, failed) if table.row_count], *notes)
+
+
+def _newest(run: Progress) -> str:
+    measured = (("loss", run.loss), ("top1", run.top1))
+    return " ".join(f"{run.split}_{name} {value:.4f}" for name, value in measured if value is not None)
+
+
+def _tell_rest(table: Table, total: int) -> None:
+    if total > _SHOWN:
+        table.add_row(f"... and {total - _SHOWN} more")
 
 
 def _label(swept: object) -> str:

@@ -51,18 +51,19 @@ def list_sweeps(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def show_catalogue(what: str, entries: list[dict[str, Any]]) -> None:
+def show_catalogue(what: str, entries: list[dict[str, Any]], console: Console) -> None:
     """Print ``entries`` as a table."""
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column()
     for entry in entries:
-        table.add_row(entry["name"], f"{entry['runs']} runs" if "runs" in entry else "", entry["summary"])
+        runs = entry.get("runs", 0)
+        table.add_row(entry["name"], f"{runs:,} run{'s' * (runs != 1)}" if runs else "", entry["summary"])
         for field in entry["fields"]:
             default = "required" if field["required"] else f"= {_yaml(field['default'])}"
             table.add_row("", f"{field['name']} {default}", field["meaning"])
-    Console().print(table if entries else f"no {what} here")
+    console.print(table if entries else f"no {what} here")
 
 
 def _yaml(value: Any) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from normhpc.config import RunConfig
-from normhpc.config.problems import Keys, dotted, shown
+from normhpc.config.problems import Keys, shown
 from normhpc.errors import did_you_mean
 from normhpc.sweep.axes import Axis, Column, matrix_axes, read_columns, read_random, zip_axis
 from normhpc.sweep.layers import Assignment, by_field, clashes, read_layer
 from normhpc.sweep.matching import Condition, read_condition
 from normhpc.sweep.overrides import Filter, Overrides, read_filter, read_overrides
-from normhpc.sweep.places import Mistakes
+from normhpc.sweep.places import Mistakes, written
 from normhpc.sweep.yaml12 import Document
 
 SECTIONS = (
@@ -100,7 +100,7 @@ class _Reader:
 
     def _words(self, overrides: Overrides) -> None:
         given = {**self.sections, **overrides.sections}
-        origin = ("--set name",) if "name" in overrides.sections else ("name",)
+        origin = ("--set", "name") if "name" in overrides.sections else ("name",)
         name = given.get("name", Path(self.declared.document.file).stem)
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
             what = "" if "name" in given else ", the name of the file; give the sweep a name"
@@ -141,7 +141,7 @@ class _Reader:
         if len(columns_of_all) > 1:
             for first, second in clashes(columns_of_all):
                 path = ".".join(second.path)
-                self.mistakes.add(second.origin, f"sets {path}, which {dotted(first.origin)} sets as well")
+                self.mistakes.add(second.origin, f"sets {path}, which {written(first.origin)} sets as well")
         self.declared.axes = axes
 
     def _free(self, columns: list[Column], overrides: Overrides) -> list[Column]:
@@ -150,7 +150,7 @@ class _Reader:
             if overrides.fixes(column.path):
                 count = len(column.values)
                 values = "1 value" if count == 1 else f"{count} values"
-                self.declared.notes.append(f"--set replaces the {values} of {dotted(column.origin)}")
+                self.declared.notes.append(f"--set replaces the {values} of {written(column.origin)}")
         return [column for column in columns if not overrides.fixes(column.path)]
 
     def _extras(self) -> None:
@@ -185,7 +185,7 @@ class _Reader:
         given = {**self.sections, **overrides.sections}
         if "seeds" not in given:
             return
-        origin: Keys = ("--set seeds",) if "seeds" in overrides.sections else ("seeds",)
+        origin: Keys = ("--set", "seeds") if "seeds" in overrides.sections else ("seeds",)
         self.declared.seeds = self._read_seeds(given["seeds"], origin)
         self._refuse_seed_beside_seeds(origin)
 
@@ -201,7 +201,7 @@ class _Reader:
                 self.mistakes.add((*origin, at), f"expected an integer from 0 to 2**63 - 1, got {shown(seed)}")
         seeds = list(dict.fromkeys(value)) if all(isinstance(seed, int) for seed in value) else [0]
         if len(seeds) < len(value):
-            self.declared.notes.append(f"{dotted(origin)} names a seed more than once; it runs once")
+            self.declared.notes.append(f"{written(origin)} names a seed more than once; it runs once")
         return seeds
 
     def _refuse_seed_beside_seeds(self, origin: Keys) -> None:
@@ -210,7 +210,9 @@ class _Reader:
         layers += [singles for axis in declared.axes for singles in axis.columns.values()]
         layers += [layer for rule in declared.rules for layer in rule.layer.values()]
         for assignment in (assignment for layer in layers for assignment in layer if assignment.path[0] == "seed"):
-            self.mistakes.add(assignment.origin, f"sets seed, which {dotted(origin)} sets as well; keep one of the two")
+            self.mistakes.add(
+                assignment.origin, f"sets seed, which {written(origin)} sets as well; keep one of the two"
+            )
         conditions = [rule.condition for rule in declared.rules if rule.condition] + declared.exclusions
         for condition in (condition for condition in conditions if "seed" in condition.fields):
             message = "seeds are added after this rule; list the wanted numbers under seeds, or make seed a matrix axis"

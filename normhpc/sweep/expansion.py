@@ -129,7 +129,7 @@ class Expansion:
     def _seeds(self, cell: tuple[State, ...]) -> Sequence[int]:
         seeds: Sequence[int] = (cell[_SEED].value,) if self.declared.seeds is None else self.declared.seeds
         for wanted in self.declared.only.seeds:
-            seeds = [seed for seed in seeds if seed in wanted]
+            seeds = [seed for seed in seeds if wanted.holds({"seed": seed})]
         return seeds
 
     def _all_indices(self) -> Iterator[tuple[int, ...]]:

@@ -6,12 +6,11 @@ from pathlib import Path as FilePath
 from typing import NamedTuple
 
 from normhpc.config import RunConfig
-from normhpc.config.problems import dotted
 from normhpc.errors import InputError, Problem
 from normhpc.sweep.declaration import Declaration, read_declaration
 from normhpc.sweep.expansion import Expansion
 from normhpc.sweep.paths import Path, node_at
-from normhpc.sweep.places import Mistakes
+from normhpc.sweep.places import Mistakes, written
 from normhpc.sweep.runs import Run
 from normhpc.sweep.yaml12 import parse
 
@@ -105,10 +104,10 @@ class Sweep:
             yield f"{what} merged with it"
         for matcher in [rule.matches for rule in expansion.rules if rule.matches] + expansion.exclusions:
             if not matcher.matched:
-                yield f"{dotted(matcher.condition.origin)} matches no run"
+                yield f"{written(matcher.condition.origin)} matches no run"
         for assignment in self._declared.base:
             if assignment.origin not in expansion.used:
-                yield f"{dotted(assignment.origin)} is in no run; every run replaces it"
+                yield f"{written(assignment.origin)} is in no run; every run replaces it"
 
 
 def load(path: str | PathLike[str], overrides: Sequence[str] = (), only: Sequence[str] = ()) -> Sweep:
@@ -135,18 +134,19 @@ def load(path: str | PathLike[str], overrides: Sequence[str] = (), only: Sequenc
 
 
 def _swept(declared: Declaration) -> list[Path]:
-    """Leaf paths that differ between runs, as far as the declaration tells; a path of one single value does not."""
-    values: dict[Path, list[object]] = {}
-    for axis in declared.axes:
-        for column, singles in axis.columns.items():
-            for assignment in singles:
-                several = len(axis.layers) > 1 and (axis.label == "random" or len(singles) > 1)
-                values.setdefault(assignment.path, []).append(several)
-            values.setdefault(column, values.get(column, []))
-    layers = [*declared.ablations, *declared.inclusions]
-    layers += [layer for rule in declared.rules if rule.condition for layer in rule.layer.values()]
-    found = [path for path, several in values.items() if any(several)]
-    found += [assignment.path for layer in layers for assignment in layer]
+    """Leaf paths that can differ between runs. One that an axis holds at a single value does not, as long as every run
+    is a combination of the axes; with other runs beside, or rules, whatever they change or replace may differ."""
+    singles = [
+        (axis, assignment) for axis in declared.axes for column in axis.columns.values() for assignment in column
+    ]
+    others = [*declared.ablations, *declared.inclusions]
+    others += [layer for rule in declared.rules if rule.condition for layer in rule.layer.values()]
+    changed = [assignment for layer in others for assignment in layer]
+    found = [assignment.path for axis, assignment in singles if others or len(axis.layers) > 1]
+    found += [assignment.path for assignment in changed]
+    if others:
+        started = {one.path[:-1] for one in [*changed, *(single for _, single in singles)] if one.starts_part}
+        found += [one.path for one in declared.base if any(one.path[: len(part)] == part for part in started)]
     return list(dict.fromkeys([*_ALWAYS_SWEPT, *filter(_is_result_field, found)]))
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from normhpc.config.problems import Keys, dotted, shown
+from normhpc.config.problems import Keys, shown
 from normhpc.sweep.paths import Path, node_at, unknown_step
-from normhpc.sweep.places import Mistakes
+from normhpc.sweep.places import Mistakes, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,13 @@ class Raw:
     def origin_of(self, path: Path) -> tuple[Keys, Path]:
         """Where ``path``, or the nearest part around it, was set, and what of ``path`` lies below that place.
 
-        Without any such place the origin is empty.
+        Where only fields inside ``path`` were set it is the first of them; where nothing was, the origin is empty.
         """
         for end in range(len(path), 0, -1):
             if path[:end] in self.origins:
                 return self.origins[path[:end]], path[end:]
-        return (), path
+        below = (origin for at, origin in self.origins.items() if at[: len(path)] == path)
+        return next(below, ()), ()
 
     def _assign(self, assignment: Assignment) -> None:
         path, value, origin = assignment.path, assignment.value, assignment.origin
@@ -112,7 +113,7 @@ def read_layer(value: Any, origin: Keys, mistakes: Mistakes) -> list[Assignment]
         return []
     layer = known(assignments(value, origin), mistakes)
     for first, second in clashes([layer]):
-        mistakes.add(second.origin, f"sets {'.'.join(second.path)} again, after {dotted(first.origin)}", at_key=True)
+        mistakes.add(second.origin, f"sets {'.'.join(second.path)} again, after {written(first.origin)}", at_key=True)
     return in_order(layer)
 
 

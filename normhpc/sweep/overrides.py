@@ -33,10 +33,11 @@ class Overrides:
 
 @dataclass
 class Filter:
-    """Which expanded runs ``--only`` keeps: all ``conditions``, any of the seeds and run id prefixes of each list."""
+    """Which expanded runs ``--only`` keeps: those for which all ``conditions`` hold, and those on the seed alone, and
+    whose id has one of the prefixes of every list."""
 
     conditions: list[Condition] = field(default_factory=list)
-    seeds: list[list[Any]] = field(default_factory=list)
+    seeds: list[Condition] = field(default_factory=list)
     run_ids: list[tuple[str, ...]] = field(default_factory=list)
 
 
@@ -54,9 +55,9 @@ def read_overrides(texts: Iterable[str], mistakes: Mistakes, *, has_seeds: bool)
         if key in _SECTIONS:
             overrides.sections[key] = value
         elif key.split(".")[0] not in tree().children:
-            mistakes.add((f"--set {key}",), unknown_key(key, [*tree().children, *_SECTIONS]))
+            mistakes.add(("--set", key), unknown_key(key.split(".")[0], [*tree().children, *_SECTIONS]))
         else:
-            found += assignments(value, (f"--set {key}",), tuple(key.split(".")))
+            found += assignments(value, ("--set", key), tuple(key.split(".")))
     found = known(found, mistakes)
     for _, second in clashes([found]):
         mistakes.add(second.origin, f"sets {'.'.join(second.path)} again")
@@ -75,12 +76,9 @@ def read_filter(texts: Iterable[str], mistakes: Mistakes) -> Filter:
         value = _parsed("--only", key, raw, mistakes)
         choices = [_parsed("--only", key, each, mistakes) for each in raw.split(",")] if "," in str(value) else [value]
         several = isinstance(value, str) and len(choices) > 1
-        if key == "seed" and not isinstance(value, dict):
-            kept.seeds.append(choices if several else [value])
-            continue
         condition = read_condition({key: {"in": choices} if several else value}, ("--only",), mistakes)
         if condition is not None:
-            kept.conditions.append(condition)
+            (kept.seeds if key == "seed" else kept.conditions).append(condition)
     return kept
 
 
@@ -92,7 +90,7 @@ def _key_and_value(option: str, text: str, mistakes: Mistakes) -> tuple[str, Any
 def _split(option: str, text: str, mistakes: Mistakes) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        mistakes.add((f"{option} {text}",), "expected KEY=VALUE, such as optim.lr=0.1")
+        mistakes.add((option, text), "expected KEY=VALUE, such as optim.lr=0.1")
         raise InputError(Problem("expected KEY=VALUE, such as optim.lr=0.1", f"{option} {text}"))
     return key.strip(), value
 
@@ -101,5 +99,5 @@ def _parsed(option: str, key: str, text: str, mistakes: Mistakes) -> Any:
     try:
         return parse_scalar(text)
     except InputError as error:
-        mistakes.add((f"{option} {key}",), error.problems[0].message)
+        mistakes.add((option, key), error.problems[0].message)
         return None

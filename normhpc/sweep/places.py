@@ -40,16 +40,24 @@ class Mistakes:
             raise InputError(sorted(self._found.values(), key=lambda problem: (problem.line or 0, problem.column or 0)))
 
 
+def written(origin: Keys) -> str:
+    """``origin`` as the user wrote it: ``matrix.norm[2]``, or ``--set optim.lr`` for what the command line says."""
+    if origin and str(origin[0]).startswith("--"):
+        return f"{origin[0]} {dotted(origin[1:])}"
+    return dotted(origin)
+
+
 def located(document: Document, origin: Keys, message: str, rest: Keys = (), *, at_key: bool = False) -> Problem:
     """``message`` as a :class:`Problem` about ``rest`` below ``origin``, placed at the nearest of both that is written.
 
-    An origin on the command line (``--set optim.lr``) has no file and no line.
+    What the command line says has no file and no line.
     """
     shown = origin
     if rest and isinstance(origin[-1], str) and origin[-1].endswith(".name"):
         # `norm.name: group` stands for the whole of norm, and the rest is a field of norm, not of its name.
         shown = (*origin[:-1], origin[-1].removesuffix(".name"))
-    if origin and str(origin[0]).startswith("--"):
-        return Problem(message, dotted((*shown, *rest)))
+    path = written((*shown, *rest))
+    if path.startswith("--"):
+        return Problem(message, path)
     line, column = document.place((*origin, *rest), of_key=at_key) or (None, None)
-    return Problem(message, dotted((*shown, *rest)), document.file, line, column)
+    return Problem(message, path, document.file, line, column)

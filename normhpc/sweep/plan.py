@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normhpc.errors import InputError
-from normhpc.record import RunFolder, RunStatus, State, read_status
+from normhpc.record import IN_FLIGHT, RunFolder, RunStatus, State, read_status
 
 if TYPE_CHECKING:
     from normhpc.sweep.language import Sweep
@@ -31,6 +31,10 @@ class Plan:
     states: dict[str, State] = field(default_factory=dict)
     """State of each run id, in the order of the sweep."""
     launch: "list[Run]" = field(default_factory=list)
+    in_flight: "list[Run]" = field(default_factory=list)
+    """Submitted and running ones: somebody is at them."""
+    limit: int | None = None
+    """The most runs to launch; None for all."""
     orphans: list[str] = field(default_factory=list)
     """Run ids that have a record but that the sweep file no longer declares."""
     notes: list[str] = field(default_factory=list)
@@ -67,7 +71,7 @@ def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, lim
     ``limit`` of them. Raises :class:`InputError` for a run that its network or images make impossible, and when
     nothing is left to plan.
     """
-    plan = Plan(sweep, runs_dir / sweep.name)
+    plan = Plan(sweep, runs_dir / sweep.name, limit=limit)
     recorded = _recorded(plan.folder)
     wanted = UNSTARTED | {"failed"} if retry_failed else UNSTARTED
     for run in sweep.runs():
@@ -75,6 +79,8 @@ def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, lim
         plan.states[run.run_id] = status.state
         if status.state in wanted:
             plan.launch.append(run)
+        elif status.state in IN_FLIGHT:
+            plan.in_flight.append(run)
         elif status.summary is not None and status.state == "finished":
             plan.finished_seconds.append(float(status.summary.get("seconds", 0.0)))
     if not plan.states:
@@ -85,8 +91,7 @@ def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, lim
     if not sweep.filtered:
         plan.orphans = sorted(recorded - plan.states.keys())
     plan.notes = list(sweep.notes)
-    if limit is not None:
-        plan.launch = plan.launch[:limit]
+    plan.launch = plan.launch[:limit]
     return plan
 
 
@@ -97,8 +102,8 @@ def _recorded(folder: Path) -> set[str]:
             return {entry.name for entry in entries if len(entry.name) == 16 and entry.is_dir()}
     except FileNotFoundError:
         return set()
-    except NotADirectoryError:
-        raise InputError(f"{folder}: is a file; choose another folder for the records with --runs DIR") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); choose another place with --runs DIR") from None
 
 
 def distinct_cases(runs: "Iterable[Run]") -> "Iterator[Run]":

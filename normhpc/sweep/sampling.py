@@ -67,6 +67,8 @@ class Draws(Sequence[list[Assignment]]):
         return self.number
 
     def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self.number:
+            raise IndexError(index)
         drawn = (distribution.draw(self.seed, index) for distribution in self.distributions)
         return in_order(single for one in drawn for single in assignments(one.value, one.origin, one.path))
 

@@ -1,5 +1,6 @@
 """One file that a run goes on from, to the bit. Old or new, never half; damage is noticed before it is used."""
 
+import dataclasses
 import hashlib
 import io
 import struct
@@ -13,7 +14,7 @@ from normhpc.errors import CheckpointError
 from normhpc.files import replace_file
 from normhpc.norms import running_statistics
 from normhpc.record import RunFolder
-from normhpc.train.state import TrainState
+from normhpc.train.state import EpochSums, TrainState
 from normhpc.train.world import World
 
 FORMAT = "normhpc-checkpoint"
@@ -25,9 +26,10 @@ def save_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
 
     Raises OSError on rank 0 when the file cannot be written; the previous checkpoint is then untouched.
     """
+    state.settle()
     own = {
-        "sums": state.sums.cpu(),
-        "first_bad_step": int(state.first_bad_step),
+        "sums": dataclasses.asdict(state.sums),
+        "first_bad_step": state.first_bad_step,
         "statistics": _cpu(running_statistics(state.model)) if world.size > 1 else {},
     }
     by_rank = world.gather(own)
@@ -62,13 +64,13 @@ def load_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
     by_rank = content["by_rank"]
     if len(by_rank) == world.size:
         own = by_rank[world.rank]
-        state.sums.copy_(own["sums"])
+        state.sums = EpochSums(**own["sums"])
         restore_statistics(state.model, own["statistics"])
-        state.first_bad_step.fill_(own["first_bad_step"])
+        state.first_bad_step = own["first_bad_step"]
         return True
-    state.first_bad_step.fill_(min((step for part in by_rank if (step := part["first_bad_step"]) >= 0), default=-1))
+    state.first_bad_step = min((step for part in by_rank if (step := part["first_bad_step"]) is not None), default=None)
     if world.leads:
-        state.sums.copy_(torch.stack([part["sums"] for part in by_rank]).sum(dim=0))
+        state.sums = EpochSums(*(sum(part["sums"][name] for part in by_rank) for name in ("loss", "top1", "images")))
     return True
 
 
@@ -76,10 +78,10 @@ def read_checkpoint(folder: RunFolder, run_id: str) -> dict[str, Any]:
     """The content of ``checkpoint.pt``, checked. Raises :class:`CheckpointError`."""
     path = folder.checkpoint
     cure = "delete it to train the run again from the start"
+    # read first: torch answers a truncated file with an OSError too, which would pass for one of the disk
+    stored = io.BytesIO(path.read_bytes())
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        document = torch.load(stored, map_location="cpu", weights_only=True)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {cure}") from None

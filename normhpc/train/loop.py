@@ -1,6 +1,7 @@
 """A run from its folder to its sealed record."""
 
 import contextlib
+import dataclasses
 import platform
 import resource
 import time
@@ -16,13 +17,14 @@ from normhpc.train.checkpoint import save_weights
 from normhpc.train.evaluate import evaluate
 from normhpc.train.setup import images_per_statistic, norm_plan_hash, seed_step
 from normhpc.train.startup import prepare_torch
+from normhpc.train.state import EpochSums
 from normhpc.train.step import train_step
 from normhpc.train.stop import Decision, StopRequest
 from normhpc.train.training import Training, merged_statistics, prepare, save, save_due, unwritten_told
 from normhpc.train.world import World, is_peer_failure, joined_world
 
-_LOOK_EVERY = 50
-"""Steps between two looks at the device for a loss that is no number; on a CPU every step is looked at."""
+_LOOK_EVERY = 32
+"""Measurements between two looks at the device for a loss that is no number."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: the run is saved and goes on later
@@ -104,7 +106,7 @@ def _train_epoch(training: Training) -> Decision:
     began = began_warm = training.counted_until = time.perf_counter()
     while position.step < steps:
         step = position.epoch * steps + position.step
-        seed_step(config.seed, step, world.rank)
+        seed_step(config.seed, step, world)
         batch = rows[position.step * config.batch_size : (position.step + 1) * config.batch_size]
         train_step(state, training.train, batch, config, world, updates_per_epoch=steps)
         if position.step == first + 1:
@@ -122,12 +124,12 @@ def _decide(training: Training, step: int) -> Decision:
     """What all ranks do now, after global step number ``step``."""
     position, state = training.state.position, training.state
     at_end = position.step == training.steps_per_epoch
-    looks = at_end or training.world.device.type == "cpu" or step % _LOOK_EVERY == 0
-    bad = int(state.first_bad_step) if looks else -1
+    if at_end or len(state.pending) >= _LOOK_EVERY:
+        state.settle()
     decision = training.agreement.decide(
         stop=training.stop.reason is not None,
         save=save_due(training),
-        diverged_step=bad if bad >= 0 else None,
+        diverged_step=state.first_bad_step,
     )
     return decision | training.agreement.last() if at_end else decision
 
@@ -177,7 +179,8 @@ def _end_epoch(training: Training, decision: Decision) -> None:
     """Measure, record, save; stop here when that was decided with the last step."""
     state, config, world = training.state, training.config, training.world
     position = state.position
-    loss, top1, images = world.sum(state.sums.clone()).tolist()
+    sums = torch.tensor(dataclasses.astuple(state.sums), dtype=torch.float64, device=world.device)
+    loss, top1, images = world.sum(sums).tolist()
     position.epoch += 1
     position.step = 0
     measured = {"loss": loss / images, "top1": top1 / images}
@@ -192,7 +195,7 @@ def _end_epoch(training: Training, decision: Decision) -> None:
             measured = evaluate(state.model, training.val, config, world)
             _log_metrics(training, "val", measured)
             _keep_best(training, measured)
-    state.sums.zero_()
+    state.sums = EpochSums()
     every = config.checkpoint.every_epochs
     last = position.epoch == config.epochs
     saved = False

@@ -10,12 +10,12 @@ MEASURES = ("loss", "top1", "top5")
 """Columns of :func:`per_image`."""
 
 
-def per_image_loss(logits: Tensor, labels: Tensor, loss: LossConfig) -> Tensor:
-    """The training loss of each image: logits (N, K), labels (N,) -> (N,) in fp32.
+def summed_loss(logits: Tensor, labels: Tensor, loss: LossConfig) -> Tensor:
+    """The training loss summed over images: logits (N, K), labels (N,) -> () in fp32.
 
-    Cross entropy with smoothing s: -(1 - s) log p_y - s/K sum_k log p_k.
+    Cross entropy with smoothing s, of each image: -(1 - s) log p_y - s/K sum_k log p_k.
     """
-    return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=loss.label_smoothing)
+    return F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=loss.label_smoothing)
 
 
 def per_image(logits: Tensor, labels: Tensor) -> Tensor:

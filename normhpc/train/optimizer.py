@@ -68,11 +68,11 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimiz
     groups = parameter_groups(model, optim)
     match optim:
         case Sgd():
-            return PlainSgd(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)
+            return PlainSgd(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
         case Adam():
-            return PlainAdam(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps)
+            return PlainAdam(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
         case AdamW():
-            return PlainAdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps)
+            return PlainAdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -10,11 +10,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import models
 from normhpc.config import RunConfig
-from normhpc.data import Batches, ImageData, ImageSplit, rank_share
+from normhpc.data import Batches, ImageData, ImageSplit, rank_share, step_seed
 from normhpc.norms import Norm
 from normhpc.train.optimizer import build_optimizer
 from normhpc.train.precision import gradient_scaler
-from normhpc.train.state import TRAIN_SUMS, TrainState
+from normhpc.train.state import TrainState
 from normhpc.train.world import World
 
 
@@ -38,8 +38,11 @@ def build_state(config: RunConfig, world: World) -> TrainState:
         forward=forward,
         optimizer=build_optimizer(model, config.optim),
         scaler=gradient_scaler(config.precision, world.device),
-        sums=torch.zeros(len(TRAIN_SUMS), dtype=torch.float64, device=world.device),
-        first_bad_step=torch.tensor(-1, device=world.device),
+        post_steps=tuple(
+            module.post_step
+            for module in model.modules()
+            if isinstance(module, Norm) and type(module).post_step is not Norm.post_step
+        ),
     )
 
 
@@ -56,12 +59,11 @@ def build_batches(config: RunConfig, data: ImageData, split: ImageSplit, world: 
     )
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
+def seed_step(seed: int, step: int, world: World) -> None:
     """Make dropout and other draws inside the network a function of (seed, step, rank): nothing to save for resuming."""
-    key = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
-    value = int.from_bytes(key, "little") >> 1
+    value = step_seed(seed, step, world.rank) >> 1
     torch.default_generator.manual_seed(value)
-    if torch.cuda.is_available():
+    if world.device.type == "cuda":
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(value)
 
 

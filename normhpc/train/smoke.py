@@ -63,5 +63,6 @@ def _one_step(config: RunConfig) -> None:
         state = build_state(config, world)
         batches = build_batches(config, images, images.train, world, train=True)
         train_step(state, batches, np.arange(_IMAGES), config, world, updates_per_epoch=1)
-        if int(state.first_bad_step) >= 0:
+        state.settle()
+        if state.first_bad_step is not None:
             raise FloatingPointError("the loss of the first step is not finite")

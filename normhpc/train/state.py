@@ -1,14 +1,13 @@
 """Everything a training needs to go on from where it is: small dataclasses over torch objects."""
 
 import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-TRAIN_SUMS = ("loss", "top1", "images")
-"""What is summed over the images of the current epoch."""
 
 
 @dataclass(slots=True)
@@ -53,6 +52,27 @@ class Position:
 
 
 @dataclass(slots=True)
+class EpochSums:
+    """What this rank measured on the training images of the current epoch."""
+
+    loss: float = 0.0
+    """Sum of the losses of single images."""
+    top1: int = 0
+    """Images whose label was the top class."""
+    images: int = 0
+
+
+class Measured(NamedTuple):
+    """What one micro-batch measured, on the device. ``step`` counts from the start of the run."""
+
+    step: int
+    loss: Tensor
+    """(): sum over images."""
+    right: Tensor
+    """(N,) bool."""
+
+
+@dataclass(slots=True)
 class TrainState:
     """One training in progress on this rank."""
 
@@ -62,12 +82,31 @@ class TrainState:
     """What a training step calls: ``model``, compiled and wrapped as the run asks."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    sums: Tensor
-    """(3,) float64 on the device: :data:`TRAIN_SUMS` of this rank over the current epoch."""
-    first_bad_step: Tensor
-    """() int64 on the device: the first step (counted from the start of the run) without a finite loss, or -1."""
+    post_steps: tuple[Callable[[], None], ...] = ()
+    """What the norms do after every update."""
+    sums: EpochSums = field(default_factory=lambda: EpochSums())
+    pending: list[Measured] = field(default_factory=list)
+    """Measurements of the newest steps, still on the device and not yet in ``sums``."""
+    first_bad_step: int | None = None
+    """The first step (counted from the start of the run) whose loss is no number, as far as :meth:`settle` looked."""
     position: Position = field(default_factory=Position)
     clock: Clock = field(default_factory=Clock)
+
+    def settle(self) -> None:
+        """Read what the device measured since the last call. Waits for it, so not to be called at every step.
+
+        Adds one step after another, so that the sums do not depend on how often this is called.
+        """
+        if not self.pending:
+            return
+        losses = torch.stack([measured.loss for measured in self.pending]).tolist()
+        for measured, loss in zip(self.pending, losses, strict=True):
+            self.sums.loss += loss
+            self.sums.images += len(measured.right)
+            if self.first_bad_step is None and not math.isfinite(loss):
+                self.first_bad_step = measured.step
+        self.sums.top1 += int(torch.cat([measured.right for measured in self.pending]).sum())
+        self.pending.clear()
 
     def shared(self) -> dict[str, Any]:
         """What is equal on all ranks, as values that ``torch.load(weights_only=True)`` accepts."""

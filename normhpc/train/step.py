@@ -8,12 +8,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc.config import RunConfig
 from normhpc.data import Batches, rank_share
-from normhpc.norms import Norm
-from normhpc.train.metrics import per_image_loss
+from normhpc.train.metrics import summed_loss
 from normhpc.train.optimizer import set_lr
 from normhpc.train.precision import autocast
 from normhpc.train.schedule import lr_factor
-from normhpc.train.state import TrainState
+from normhpc.train.state import Measured, TrainState
 from normhpc.train.world import World
 
 
@@ -38,13 +37,10 @@ def train_step(
         with _synchronized(state, last=piece == pieces - 1):
             with autocast(config.precision, world.device):
                 logits = state.forward(images)
-                losses = per_image_loss(logits, labels, config.loss)
-            torch.autograd.backward(state.scaler.scale(losses.sum() * (world.size / len(rows))))
-        with torch.no_grad():
-            losses, logits = losses.detach(), logits.detach()
-            right = (logits.argmax(dim=1) == labels).sum()
-            state.sums += torch.stack([losses.double().sum(), right.double(), right.new_tensor(len(labels)).double()])
-            _watch(state, losses, position.epoch * updates_per_epoch + position.step)
+                loss = summed_loss(logits, labels, config.loss)
+            torch.autograd.backward(state.scaler.scale(loss * (world.size / len(rows))))
+        step = position.epoch * updates_per_epoch + position.step
+        state.pending.append(Measured(step, loss.detach(), logits.detach().argmax(dim=1) == labels))
     if _apply_gradients(state):
         position.updates += 1
     position.step += 1
@@ -57,21 +53,18 @@ def _synchronized(state: TrainState, *, last: bool) -> contextlib.AbstractContex
     return state.forward.no_sync()
 
 
-def _watch(state: TrainState, losses: torch.Tensor, step: int) -> None:
-    """Remember the first step with a loss that is no number, without waiting for the device to know."""
-    bad = ~torch.isfinite(losses).all() & (state.first_bad_step < 0)
-    state.first_bad_step.masked_fill_(bad, step)
-
-
 def _apply_gradients(state: TrainState) -> bool:
     """Step the optimizer and the norms' own rules; False when fp16 gradients overflowed and the step was left out."""
-    before = state.scaler.get_scale() if state.scaler.is_enabled() else 1.0
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+    if state.scaler.is_enabled():
+        before = state.scaler.get_scale()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        applied = state.scaler.get_scale() >= before
+    else:
+        state.optimizer.step()
+        applied = True
     state.optimizer.zero_grad(set_to_none=True)
-    if state.scaler.is_enabled() and state.scaler.get_scale() < before:
-        return False
-    for module in state.model.modules():
-        if isinstance(module, Norm):
-            module.post_step()
-    return True
+    if applied:
+        for post_step in state.post_steps:
+            post_step()
+    return applied

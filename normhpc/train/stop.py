@@ -75,11 +75,11 @@ class Agreement:
 
     def decide(self, *, stop: bool, save: bool, diverged_step: int | None) -> Decision:
         """Cast this rank's vote; the answer is the newest vote that is complete."""
+        if self._world.size == 1:
+            return Decision(stop, save, diverged_step)
         # the maximum over ranks of a mirrored step number is the earliest step
         mirrored = _LAST_STEP - diverged_step if diverged_step is not None else 0
         votes = torch.tensor([int(stop), int(save), mirrored], dtype=torch.int64)
-        if self._world.size == 1:
-            return _decision(votes)
         complete = self._finished()
         self._votes = votes
         self._work = dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._world.control, async_op=True)

@@ -40,7 +40,9 @@ MESSAGES = [
     ({"model": {"widths": [1] * 7}}, "model.widths: expected at most 6 values, got [1, 1, 1, 1, 1, 1, 1]"),
     ({"model": "resnet21"}, "model.name: expected resnet{6n+2} (resnet8, resnet14, resnet20 ...), got resnet21; "
      "near it: resnet20"),
-    ({"precision": "fp8"}, "precision: expected one of fp32, bf16, fp16, got 'fp8', did you mean 'fp16'?"),
+    ({"precision": "fp8"}, "precision: expected one of fp32, bf16, fp16, got 'fp8'"),
+    ({"act": "rellu"}, "act: expected one of relu, leaky_relu, silu, gelu, tanh, none, got 'rellu', "
+     "did you mean 'relu'?"),
     ({"act": 3}, "act: expected one of relu, leaky_relu, silu, gelu, tanh, none, got 3"),
     ({"schedule": "multistep"}, "schedule.milestones: a value is needed, there is no default"),
     ({"checkpoint": 3}, "checkpoint: expected a mapping, got 3"),

@@ -41,7 +41,12 @@ def combinations(sweep: dict[str, Any]) -> list[dict[str, Any]]:
     axes = [[{path: value} for value in values] for path, values in flat_lists(sweep.get("matrix", {}))]
     for group in sweep.get("zip", []):
         columns = flat_lists(group)
-        axes.append([dict(zip([path for path, _ in columns], row)) for row in zip(*[values for _, values in columns])])
+        axes.append(
+            [
+                dict(zip([path for path, _ in columns], row, strict=True))
+                for row in zip(*[values for _, values in columns], strict=True)
+            ]
+        )
     if "random" in sweep:
         axes.append(draws(sweep["random"]))
     return [{path: value for layer in layers for path, value in layer.items()} for layers in itertools.product(*axes)]

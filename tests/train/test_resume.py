@@ -1,0 +1,146 @@
+"""An interrupted run that goes on ends with the same weights and metrics as the uninterrupted one, to the last bit."""
+
+import random
+
+import pytest
+import torch
+from support.trainings import SMALL, TINY, StopAfter, events, metrics, new_run, outcome, train_in_pieces
+from torch import nn
+
+from normhpc import models
+from normhpc.record.journal import read_journal
+from normhpc.train import Interrupted, run
+
+AUGMENTED = {"augment": {"name": "standard", "crop_padding": 2}}
+CASES = {
+    "sgd_batch": AUGMENTED,
+    "adamw_group": {
+        **AUGMENTED,
+        "norm": {"name": "group", "groups": 2},
+        "optim": {"name": "adamw"},
+        "schedule": {"name": "cosine", "warmup_epochs": 0.7},
+    },
+    "nesterov_accumulate": {
+        **AUGMENTED,
+        "optim": {"lr": 0.1, "nesterov": True, "accumulate": 2},
+        "schedule": {"name": "multistep", "milestones": [1]},
+        "loss": {"label_smoothing": 0.1},
+    },
+    "adam_layer_bf16": {"optim": {"name": "adam"}, "precision": "bf16", "norm": "layer"},
+    "sgd_batch_fp16": {"precision": "fp16"},
+    "resnet_channels_last": {"model": {"name": "resnet8", "width": 4, "channels_last": True}, **AUGMENTED},
+}
+
+
+def pieces(seed, total):
+    """Cut ``total`` steps after 2 to 4 random ones: the steps of each attempt but the last."""
+    chance = random.Random(seed)
+    cuts = sorted(chance.sample(range(1, total), chance.randint(2, 4)))
+    return [after - before for before, after in zip([0, *cuts], cuts, strict=False)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stopped_at_random_steps(tmp_path, name):
+    changes = {**CASES[name], "epochs": 3, "seed": 5}
+    whole = new_run(tmp_path / "whole", TINY, changes)
+    expected = run(whole.path)
+    steps = expected["steps"]
+    assert steps == 12
+    for seed in range(3):
+        parts = pieces(f"{name}{seed}", steps)
+        cut = new_run(tmp_path / f"cut{seed}", TINY, changes)
+        summary = train_in_pieces(cut, parts)
+        assert outcome(cut) == outcome(whole), parts
+        for key in ("state", "final", "best", "epochs", "steps", "parameters", "norm_plan", "data_digest"):
+            assert summary[key] == expected[key], key
+        starts = [event for event in events(cut) if event in ("started", "resumed")]
+        assert starts == ["started"] + ["resumed"] * len(parts)
+
+
+def test_stopped_after_every_single_step(tmp_path):
+    whole, cut = new_run(tmp_path / "whole", TINY, AUGMENTED), new_run(tmp_path / "cut", TINY, AUGMENTED)
+    run(whole.path)
+    train_in_pieces(cut, [1] * 7)
+    assert outcome(cut) == outcome(whole)
+    assert events(cut).count("preempted") == 7
+
+
+class WithDropout(nn.Module):
+    """The network behind a layer that draws random numbers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.3)
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.network(self.drop(x))
+        return y
+
+
+def test_randomness_inside_the_network(tmp_path, monkeypatch):
+    plain = new_run(tmp_path / "plain", TINY)
+    run(plain.path)
+    build = models.build
+    monkeypatch.setattr(models, "build", lambda config: WithDropout(build(config)))
+    whole, cut = new_run(tmp_path / "whole", TINY), new_run(tmp_path / "cut", TINY)
+    run(whole.path)
+    train_in_pieces(cut, [2, 3])
+    assert outcome(cut) == outcome(whole)
+    assert outcome(whole)["metrics"] != outcome(plain)["metrics"]
+
+
+def test_checkpoints_more_often_change_nothing(tmp_path):
+    rare = new_run(tmp_path / "rare", {"checkpoint": {"every_epochs": None, "every_minutes": None}})
+    often = new_run(tmp_path / "often", {"checkpoint": {"every_steps": 1, "every_minutes": 1e-9}})
+    assert run(rare.path)["run_id"] == run(often.path)["run_id"]
+    assert outcome(rare) == outcome(often)
+
+
+def test_torn_journals_are_healed(tmp_path):
+    whole, cut = new_run(tmp_path / "whole", TINY), new_run(tmp_path / "cut", TINY)
+    run(whole.path)
+    with pytest.raises(Interrupted):
+        run(cut.path, StopAfter(5))
+    for journal in (cut.metrics, cut.events):
+        with journal.open("ab") as file:
+            file.write(b'{"time":"2026-01-01T00:00:00.000Z","attempt":1,"epo')
+    summary = run(cut.path)
+    assert outcome(cut) == outcome(whole)
+    for journal in (cut.metrics, cut.events):
+        rows, torn = read_journal(journal)
+        assert torn == 1
+        assert {row["attempt"] for row in rows} == {1, 2}
+    assert summary["final"] == read_summary_final(whole)
+
+
+def read_summary_final(folder):
+    return run(folder.path)["final"]
+
+
+def test_killed_between_metrics_and_checkpoint(tmp_path):
+    """The lines of the epoch are written twice then, with the same numbers; the last of each holds."""
+    whole = new_run(tmp_path / "whole", TINY, {"checkpoint": {"every_epochs": None}})
+    cut = new_run(tmp_path / "cut", TINY, {"checkpoint": {"every_epochs": None}})
+    run(whole.path)
+    with pytest.raises(Interrupted):
+        run(cut.path, StopAfter(3))
+    saved = cut.checkpoint.read_bytes()
+    with pytest.raises(Interrupted):
+        run(cut.path, StopAfter(4))
+    assert (1, 4, "train") in metrics(cut)
+    cut.checkpoint.write_bytes(saved)
+    run(cut.path)
+    assert outcome(cut) == outcome(whole)
+    rows = read_journal(cut.metrics).rows
+    twice = [row for row in rows if (row["epoch"], row["split"]) == (1, "train")]
+    assert [row["attempt"] for row in twice] == [2, 3]
+    assert twice[0]["loss"] == twice[1]["loss"]
+
+
+def test_real_images_and_momentum(tmp_path):
+    changes = {**SMALL, **AUGMENTED, "norm": "batch", "epochs": 3}
+    whole, cut = new_run(tmp_path / "whole", changes), new_run(tmp_path / "cut", changes)
+    run(whole.path)
+    train_in_pieces(cut, [3, 6])
+    assert outcome(cut) == outcome(whole)
