@@ -55,7 +55,8 @@ def bare_rate(config: dict[str, object]) -> float:
     images = data.load(run_config.data)
     mean = torch.tensor(images.mean).view(1, -1, 1, 1)
     std = torch.tensor(images.std).view(1, -1, 1, 1)
-    x = ((images.train.images.permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
+    pixels = images.train.images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+    x = (pixels.float() / 255 - mean) / std
     y = images.train.labels
     model = models.build(run_config)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)

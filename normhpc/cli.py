@@ -76,7 +76,7 @@ def sweep(
     file: SweepFile,
     local: Annotated[bool, typer.Option("--local", help="Run on this machine.")] = False,
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Ranks at a time with --local. [default: what GPUs or cores hold]")
+        int | None, typer.Option(min=1, metavar="N", help="Ranks at a time with --local. [default: what GPUs or cores hold]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     smoke: Annotated[
@@ -85,10 +85,10 @@ def sweep(
     runs: RunsDir = _RUNS,
     settings: Settings = None,
     only: Filters = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Launch at most so many runs.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Launch at most so many runs.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Launch failed runs again.")] = False,
     max_gpu_hours: Annotated[
-        float | None, typer.Option(min=0, help="Refuse a launch that could take more GPU-hours than this.")
+        float | None, typer.Option(min=0, metavar="H", help="Refuse a launch that could take more GPU-hours than this.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -168,7 +168,7 @@ def logs(
 def collect(
     places: Places = None,
     by: Annotated[str | None, typer.Option(metavar="F,F", help="Fields that make a cell. [default: all swept]")] = None,
-    metric: Annotated[list[str] | None, typer.Option(help="Metric to tabulate. Repeatable.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(metavar="M", help="Metric to tabulate. Repeatable.")] = None,
     per_run: Annotated[bool, typer.Option("--per-run", help="One row per run instead of one per cell.")] = False,
     format: Annotated[Format, typer.Option(help="How to write the table.")] = Format.table,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file instead of the screen.")] = None,
@@ -201,7 +201,10 @@ def train(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folde
 
 
 @app.command(name="list")
-def list_(what: Listing, as_json: Json = False) -> None:
+def list_(
+    what: Annotated[Listing, typer.Argument(metavar="norms|models|data|sweeps", help="What to list.")],
+    as_json: Json = False,
+) -> None:
     """List the names that a sweep can use, with their fields and defaults."""
     from normhpc.sweep.catalogue import list_parts, list_sweeps, show_catalogue
 
@@ -210,7 +213,9 @@ def list_(what: Listing, as_json: Json = False) -> None:
 
 
 @app.command()
-def schema(what: SchemaOf) -> None:
+def schema(
+    what: Annotated[SchemaOf, typer.Argument(metavar="sweep|run", help="What to describe.")],
+) -> None:
     """Print a JSON Schema, for editors that know yaml-language-server."""
     from normhpc.sweep.schema import run_schema, sweep_schema
 

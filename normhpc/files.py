@@ -1,16 +1,15 @@
-"""Files that are whole or absent: atomic replacement, canonical JSON, exclusive locks."""
+"""Files that are whole or absent: atomic replacement and canonical JSON."""
 
 import contextlib
-import fcntl
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from normhpc.errors import BusyError
+# made once, because json.dumps would make one for every call that does not use its defaults
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def canonical_json(value: object) -> str:
@@ -18,7 +17,7 @@ def canonical_json(value: object) -> str:
 
     Floats are written by ``repr`` (shortest text that reads back equal), the same on every Python >= 3.11.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -60,43 +59,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def exclusive_lock(path: Path, busy_message: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the kernel's lock on an existing file or folder; it is gone with the process, even after ``kill -9``.
-
-    Raises :class:`BusyError` with ``busy_message`` when another process holds it after ``wait_seconds``.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        deadline = time.monotonic() + wait_seconds
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise BusyError(busy_message) from None
-                time.sleep(0.02)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds :func:`exclusive_lock` on ``path``."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _umask() -> int:

@@ -74,30 +74,39 @@ def torch_imports(package: Path) -> list[str]:
         for path in sorted(package.rglob("*.py"))
         if part_of(path, package) in WITHOUT_TORCH
         for line, module in imports(path)
-        if module.split(".")[0] in ("torch", "torchvision") or module.startswith(("normhpc.norms", "normhpc.models"))
+        if module.split(".")[0] in ("torch", "torchvision")
+        or module.startswith(("normhpc.norms", "normhpc.models"))
         or (module.startswith("normhpc.train") and path.relative_to(package).as_posix() != REACHES_TRAIN)
     ]
 
 
-def test_every_part_has_a_floor() -> None:
+def test_every_part_has_a_floor():
     parts = {part_of(path, ROOT / "normhpc") for path in (ROOT / "normhpc").rglob("*.py")}
     assert parts - {"__init__"} <= FLOOR.keys()
 
 
-def test_no_import_goes_up() -> None:
+def test_no_import_goes_up():
     assert upward_imports(ROOT / "normhpc") == []
 
 
-def test_planning_and_watching_import_no_torch() -> None:
+def test_planning_and_watching_import_no_torch():
     assert torch_imports(ROOT / "normhpc") == []
 
 
 @pytest.mark.parametrize(
     ("file", "line", "found"),
     [
-        ("config/x.py", "from normhpc.train.loop import run", "config/x.py:1: config (floor 1) imports train (floor 4)"),
+        (
+            "config/x.py",
+            "from normhpc.train.loop import run",
+            "config/x.py:1: config (floor 1) imports train (floor 4)",
+        ),
         ("norms/x.py", "import normhpc.record", "norms/x.py:1: norms (floor 2) imports record (floor 2)"),
-        ("sweep/x.py", "def f():\n    from normhpc import data", "sweep/x.py:2: sweep (floor 3) imports data (floor 3)"),
+        (
+            "sweep/x.py",
+            "def f():\n    from normhpc import data",
+            "sweep/x.py:2: sweep (floor 3) imports data (floor 3)",
+        ),
     ],
 )
 def test_a_planted_upward_import_is_found(tmp_path: Path, file: str, line: str, found: str) -> None:
@@ -114,7 +123,7 @@ def test_a_planted_torch_import_is_found(tmp_path: Path) -> None:
     assert torch_imports(tmp_path) == ["results/x.py:2: imports torch"]
 
 
-def test_no_torch_is_loaded_by_what_plans_and_watches() -> None:
+def test_no_torch_is_loaded_by_what_plans_and_watches():
     modules = [f"normhpc.{part}" for part in WITHOUT_TORCH]
     modules += [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -126,7 +135,7 @@ def test_no_torch_is_loaded_by_what_plans_and_watches() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_files_stay_readable() -> None:
+def test_files_stay_readable():
     long = {
         str(path.relative_to(ROOT)): lines
         for path in (ROOT / "normhpc").rglob("*.py")

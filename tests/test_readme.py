@@ -14,39 +14,40 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def shown_commands(page: Path) -> list[str]:
-    """Lines of a page's code blocks, and of its `inline code`, that begin with normhpc."""
-    text = page.read_text()
-    blocks = re.findall(r"```(?:sh|console)?\n(.*?)```", text, flags=re.DOTALL)
+    """Lines of a page's code blocks that begin with normhpc."""
+    blocks = re.findall(r"```(?:sh|console)?\n(.*?)```", page.read_text(), flags=re.DOTALL)
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(normhpc [^`\n]+)`", text)
     return [line for line in lines if line.startswith("normhpc ")]
 
 
-COMMANDS = [(page, command) for page in PAGES for command in shown_commands(page)]
+SHOWN = [(page, line) for page in PAGES for line in shown_commands(page)]
+NAMED = sorted({name for page in PAGES for name in re.findall(r"`normhpc (\w+)[^`\n]*`", page.read_text())})
 
 
-def test_commands_are_found() -> None:
-    assert len(COMMANDS) >= 10
+def test_commands_are_found():
+    assert len(SHOWN) >= 10
+    assert len(NAMED) >= 5
 
 
-@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=lambda value: getattr(value, "name", value))
-def test_every_shown_command_parses(page: Path, line: str) -> None:
-    words = shlex.split(line, comments=True)[1:]
-    command = get_command(app)
-    name, *arguments = words
-    subcommand = command.commands[name]  # type: ignore[attr-defined]
-    context = subcommand.make_context(name, arguments, resilient_parsing=False)
-    assert context.params is not None
+@pytest.mark.parametrize(("page", "line"), SHOWN, ids=lambda value: getattr(value, "name", value))
+def test_every_shown_command_parses(page, line):
+    name, *arguments = shlex.split(line, comments=True)[1:]
+    command = get_command(app).commands[name]
+    assert command.make_context(name, arguments, resilient_parsing=False).params is not None
+
+
+def test_every_named_command_is_there():
+    assert set(NAMED) <= get_command(app).commands.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert missing == []
 
 
-def test_the_file_map_names_what_is_there() -> None:
+def test_the_file_map_names_what_is_there():
     text = (ROOT / "README.md").read_text()
     block = text.partition("## Where things are")[2].partition("\n## ")[0]
     named = re.findall(r"^\| `([^`]+)`", block, flags=re.MULTILINE)
@@ -54,5 +55,5 @@ def test_the_file_map_names_what_is_there() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_the_changelog_has_a_place_for_what_is_next() -> None:
+def test_the_changelog_has_a_place_for_what_is_next():
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()

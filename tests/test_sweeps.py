@@ -20,7 +20,7 @@ RUNS = {
 """Number of runs of every sweep that ships."""
 
 
-def test_every_sweep_is_counted() -> None:
+def test_every_sweep_is_counted():
     assert {load(path).name: load(path).count() for path in SWEEPS} == RUNS
 
 
@@ -43,6 +43,6 @@ def test_every_sweep_says_what_it_asks_and_costs(path: Path) -> None:
         assert word in head, f"{path}: its head comment has no {word!r}"
 
 
-def test_the_schema_for_editors_is_up_to_date() -> None:
+def test_the_schema_for_editors_is_up_to_date():
     shipped = json.loads((ROOT / "docs" / "schema" / "sweep.json").read_text())
     assert shipped == sweep_schema(), "write it again: normhpc schema sweep > docs/schema/sweep.json"

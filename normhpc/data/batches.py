@@ -59,6 +59,9 @@ class Batches:
 
     def train(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """The given rows of the split, augmented as epoch ``epoch`` has them, and their labels."""
+        if not (self.padding or self.flip):
+            plain = torch.from_numpy(rows).to(self.images.device, non_blocking=True)
+            return self._normalized(self.images.index_select(0, plain)), self.labels.index_select(0, plain)
         starts, flips = self._drawn(rows, epoch)
         index = torch.from_numpy(np.stack((rows, starts, flips))).to(self.images.device, non_blocking=True)
         pixels = self._cropped(index[1]) if self.padding else self.images.index_select(0, index[0])

@@ -110,25 +110,14 @@ def _await_orphans(plan: Plan, console: Console) -> None:
 
 def _job(plan: Plan, run: Run, begun: list[Run]) -> Job:
     """``run`` for a launcher; in ``begun`` once it has been launched."""
-    folder = plan.run_folder(run)
+    folder, values = plan.run_folder(run), json.loads(run.config_json)
 
     def create() -> None:
         begun.append(run)
-        config = RunConfig.model_validate(json.loads(run.config_json))
+        config = RunConfig.model_validate(values)
         folder.create(config, sweep=plan.sweep.name, swept=run.swept, resources=run.resources, code=code_version())
 
-    return Job(folder, run_label(run), run.resources, create)
-
-
-def run_label(run: Run) -> str:
-    """A run as a person tells it from its neighbours: ``norm=group groups=8 seed=1``."""
-    varying = [(path, value) for path, value in run.swept.items() if value is not None]
-    shown = [f"{path.removesuffix('.name').rsplit('.', 1)[-1]}={_short(value)}" for path, value in varying]
-    return " ".join([*shown, f"seed={run.seed}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return Job(folder, plan.label(run), run.resources, create, values["epochs"])
 
 
 def _print_outcome(plan: Plan, begun: list[Run], console: Console) -> None:
@@ -138,7 +127,7 @@ def _print_outcome(plan: Plan, begun: list[Run], console: Console) -> None:
     for run in bad[:_SHOWN]:
         event = read_status(plan.run_folder(run)).event
         why = [str(event[key]).partition("\n")[0] for key in ("class", "message") if event.get(key)]
-        label = f"  {plan.states[run.run_id]} {run.run_id} {run_label(run)}"
+        label = f"  {plan.states[run.run_id]} {run.run_id} {plan.label(run)}"
         console.print(": ".join([label, *why]), soft_wrap=True)
     if len(bad) > _SHOWN:
         console.print(f"  ... and {len(bad) - _SHOWN} more")
@@ -178,7 +167,7 @@ def _print_plan(plan: Plan, console: Console) -> None:
         soft_wrap=True,
     )
     for run in plan.launch[:5]:
-        console.print(f"  {run.run_id}  {run_label(run)}", soft_wrap=True)
+        console.print(f"  {run.run_id}  {plan.label(run)}", soft_wrap=True)
     if len(plan.launch) > 5:
         console.print(f"  ... and {len(plan.launch) - 5:,} more")
     failed = plan.counts["failed"] - sum(plan.states[run.run_id] == "failed" for run in plan.launch)
@@ -196,7 +185,7 @@ def _smoke(plan: Plan) -> list[dict[str, Any]]:
     from normhpc.launch.worker import try_cases
 
     cases = [
-        (run_label(run), RunConfig.model_validate(json.loads(run.config_json))) for run in distinct_cases(plan.launch)
+        (plan.label(run), RunConfig.model_validate(json.loads(run.config_json))) for run in distinct_cases(plan.launch)
     ]
     return try_cases(cases, tell=lambda line: print(line, file=sys.stderr, flush=True))
 

@@ -104,19 +104,19 @@ class TableWatcher(Watcher):
         """What is on the screen now."""
         table = Table("slot", "run", "", "seconds", "epoch", "newest", box=None, pad_edge=False)
         for run in self._active:
-            epoch, newest = _newest(run.job.folder)
+            epoch, newest = _newest(run)
             slots = ",".join(str(slot.number) for slot in run.slots)
             table.add_row(slots, run.job.folder.path.name, run.job.label, f"{run.seconds:.0f}", epoch, newest)
         return Group(table, self._bar)
 
 
-def _newest(folder: RunFolder) -> tuple[str, str]:
+def _newest(run: ActiveRun) -> tuple[str, str]:
     """The newest epoch of a run and what was measured after it."""
-    row = newest_row(folder)
+    row = newest_row(run.job.folder)
     if not row:
-        return "-", ""
+        return f"0/{run.job.epochs}", ""
     shown = [f"{row['split']}_{name} {row[name]:.4f}" for name in ("loss", "top1") if row.get(name) is not None]
-    return str(row["epoch"]), " ".join(shown)
+    return f"{row['epoch']}/{run.job.epochs}", " ".join(shown)
 
 
 def _result(folder: RunFolder) -> str:

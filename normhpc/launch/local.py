@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from normhpc.errors import InputError, RecordError
-from normhpc.files import exclusive_lock
 from normhpc.launch.ranks import ActiveRun, Command, Job, train_command
 from normhpc.launch.slots import Slot
 from normhpc.launch.worker import INTERRUPTED
 from normhpc.record import SEALED, State, append_event, read_status
 from normhpc.record.folder import host_name
+from normhpc.record.lock import exclusive_lock
 
 _POLL_SECONDS = 0.05
 

@@ -41,6 +41,8 @@ class Job:
     label: str
     resources: Resources
     create: Callable[[], None]
+    epochs: int | None = None
+    """How many it will train, for people who watch."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normhpc.errors import NormhpcError
+from normhpc.record import RunFolder
 
 if TYPE_CHECKING:
     from normhpc.config import RunConfig
@@ -83,9 +84,11 @@ def _lasting_output(descriptor: int) -> io.TextIOWrapper:
 def run_rank(run_dir: Path) -> int:
     """Train ``run_dir`` as the rank that the environment names. Returns the exit code.
 
-    0 sealed, 1 failed (recorded in the run's events), 2 bad input, 130 stopped and saved.
+    0 sealed, 1 failed (recorded in the run's events), 2 bad input, 130 stopped and saved. Raises
+    :class:`~normhpc.errors.NormhpcError` for a folder that is no run.
     """
-    watch = watched_launcher()  # before torch, which takes seconds to load
+    watch = watched_launcher()
+    RunFolder(run_dir).read_run()  # a slip is told before torch is loaded, which takes seconds
     from normhpc.train import Interrupted, StopRequest, run, stop_on_signals
 
     request = StopRequest()

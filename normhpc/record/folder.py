@@ -11,8 +11,9 @@ from typing import Any
 from normhpc.config import SCHEMA_VERSION, Resources, RunConfig
 from normhpc.config.problems import validate_run
 from normhpc.errors import InputError, Problem, RecordError
-from normhpc.files import exclusive_lock, is_locked, read_json, replace_json
+from normhpc.files import read_json, replace_json
 from normhpc.record.journal import Journal
+from normhpc.record.lock import exclusive_lock, is_locked
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from normhpc.errors import RecordError
-from normhpc.files import is_locked, read_json
+from normhpc.files import read_json
 from normhpc.record.folder import RunFolder, host_name
 from normhpc.record.journal import read_journal
+from normhpc.record.lock import is_locked
 
 State = Literal["new", "submitted", "running", "finished", "failed", "diverged", "cancelled", "lost"]
 STATES: tuple[State, ...] = get_args(State)

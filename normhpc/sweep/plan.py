@@ -38,6 +38,8 @@ class Plan:
     orphans: list[str] = field(default_factory=list)
     """Run ids that have a record but that the sweep file no longer declares."""
     notes: list[str] = field(default_factory=list)
+    constant: set[str] = field(default_factory=set)
+    """Swept paths that have the same value in every run of the sweep."""
     finished_seconds: list[float] = field(default_factory=list)
     """Wall time of every finished run of the sweep."""
 
@@ -63,6 +65,14 @@ class Plan:
         """Where ``run`` keeps its record."""
         return RunFolder(self.folder / run.run_id)
 
+    def label(self, run: "Run") -> str:
+        """``run`` as a person tells it from its neighbours: ``norm=group groups=8 seed=1``."""
+        varying = [
+            (path, value) for path, value in run.swept.items() if value is not None and path not in self.constant
+        ]
+        shown = [f"{path.removesuffix('.name').rsplit('.', 1)[-1]}={_short(value)}" for path, value in varying]
+        return " ".join([*shown, f"seed={run.seed}"])
+
 
 def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, limit: int | None = None) -> Plan:
     """Hold the runs of ``sweep`` against ``runs_dir``; reads, never writes.
@@ -74,7 +84,13 @@ def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, lim
     plan = Plan(sweep, runs_dir / sweep.name, limit=limit)
     recorded = _recorded(plan.folder)
     wanted = UNSTARTED | {"failed"} if retry_failed else UNSTARTED
+    first: dict[str, Any] = {}
     for run in sweep.runs():
+        if not plan.states:
+            first, plan.constant = run.swept, set(sweep.swept_paths)
+        elif plan.constant:
+            swept = run.swept
+            plan.constant = {path for path in plan.constant if swept[path] == first[path]}
         status = read_status(plan.run_folder(run)) if run.run_id in recorded else _NEW
         plan.states[run.run_id] = status.state
         if status.state in wanted:
@@ -104,6 +120,10 @@ def _recorded(folder: Path) -> set[str]:
         return set()
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror}); choose another place with --runs DIR") from None
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def distinct_cases(runs: "Iterable[Run]") -> "Iterator[Run]":

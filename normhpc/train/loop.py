@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import platform
 import resource
 import time
@@ -82,18 +83,18 @@ def _train(training: Training) -> dict[str, Any]:
         while training.state.position.epoch < training.config.epochs:
             decision = _train_epoch(training)
             _end_epoch(training, decision)
-        _check_weights(training)
+        _test(training)
     except Diverged as diverged:
         return _seal(training, {"state": "diverged", "diverged_at_step": diverged.step, "final": {}})
-    with merged_statistics(training):
-        measured = evaluate(training.state.model, training.test, training.config, training.world)
-    _log_metrics(training, "test", measured)
     return _seal(training, {"state": "finished", "final": training.state.position.final})
 
 
-def _check_weights(training: Training) -> None:
-    """Raise :class:`Diverged` when the very last update left weights that no further step could have survived."""
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in training.state.model.parameters()):
+def _test(training: Training) -> None:
+    """Measure and record what is reported. Raises :class:`Diverged` when the last updates left a network without a loss."""
+    with merged_statistics(training):
+        measured = evaluate(training.state.model, training.test, training.config, training.world)
+    _log_metrics(training, "test", measured)
+    if not math.isfinite(measured["loss"]):
         raise Diverged(training.config.epochs * training.steps_per_epoch)
 
 
@@ -136,14 +137,18 @@ def _decide(training: Training, step: int) -> Decision:
 
 def _act(training: Training, decision: Decision) -> None:
     """Save or stop in the middle of an epoch."""
-    every = training.config.checkpoint.every_steps
-    step = training.state.position.epoch * training.steps_per_epoch + training.state.position.step
     saved = False
-    if decision.stop or decision.save or (every is not None and step % every == 0):
+    if decision.stop or decision.save or _steps_due(training):
         _count_epoch_seconds(training)
         saved = save(training)
     if decision.stop:
         _interrupt(training, saved=saved)
+
+
+def _steps_due(training: Training) -> bool:
+    """Whether the number of steps so far asks for a checkpoint."""
+    every, position = training.config.checkpoint.every_steps, training.state.position
+    return every is not None and (position.epoch * training.steps_per_epoch + position.step) % every == 0
 
 
 def _interrupt(training: Training, *, saved: bool) -> None:
@@ -199,7 +204,13 @@ def _end_epoch(training: Training, decision: Decision) -> None:
     every = config.checkpoint.every_epochs
     last = position.epoch == config.epochs
     saved = False
-    if last or decision.stop or decision.save or (every is not None and position.epoch % every == 0):
+    if (
+        last
+        or decision.stop
+        or decision.save
+        or (every is not None and position.epoch % every == 0)
+        or _steps_due(training)
+    ):
         saved = save(training)
     if decision.stop and not last:
         _interrupt(training, saved=saved)

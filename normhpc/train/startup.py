@@ -21,6 +21,6 @@ def prepare_torch(config: RunConfig, resources: Resources) -> None:
         # what use_deterministic_algorithms does, but for the compiler's settings, whose import it would cost
         torch.set_deterministic_debug_mode("error" if config.model.deterministic else "default")
     # not needed for equal results, since nothing reads what it did not write, and costs a pass over every tensor
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not config.model.deterministic
     torch.manual_seed(config.seed)

@@ -38,10 +38,10 @@ def test_dry_run_shows_the_plan_and_touches_nothing() -> None:
         "seeds  2       0, 1",
         "runs: 4 (4 new)",
         "to launch: 4 runs, at most 2.00 GPU-hours by the time limits",
-        f"  {ids[0]}  data=synthetic model=convnet norm=none seed=0",
-        f"  {ids[1]}  data=synthetic model=convnet norm=none seed=1",
-        f"  {ids[2]}  data=synthetic model=convnet norm=batch seed=0",
-        f"  {ids[3]}  data=synthetic model=convnet norm=batch seed=1",
+        f"  {ids[0]}  norm=none seed=0",
+        f"  {ids[1]}  norm=none seed=1",
+        f"  {ids[2]}  norm=batch seed=0",
+        f"  {ids[3]}  norm=batch seed=1",
     ]
     assert list(Path().iterdir()) == [Path("fakes.yaml")]
 
@@ -50,7 +50,7 @@ def test_launch_tells_a_line_a_start_and_a_line_an_end() -> None:
     ids = run_ids()
     answer = normhpc("sweep", "fakes.yaml", "--local", "--slots", 1)
     lines = answer.err.splitlines()
-    labels = [f"data=synthetic model=convnet norm={norm} seed={seed}" for norm in ("none", "batch") for seed in (0, 1)]
+    labels = [f"norm={norm} seed={seed}" for norm in ("none", "batch") for seed in (0, 1)]
     seconds = [line.rpartition("(")[2].split()[0] for line in lines[2:-1:2]]
     assert all(0 < float(number) < 60 for number in seconds)
     expected = ["launching 4 runs on 1 slot"]
@@ -139,8 +139,8 @@ def test_failed_runs_are_told_and_launched_again_on_request(behave: Callable[...
     behave(**{"1": {"faults": {"0": "raise_once"}}})
     ids = run_ids()
     told = [
-        f"  failed {ids[1]} data=synthetic model=convnet norm=none seed=1: ValueError: no good",
-        f"  failed {ids[3]} data=synthetic model=convnet norm=batch seed=1: ValueError: no good",
+        f"  failed {ids[1]} norm=none seed=1: ValueError: no good",
+        f"  failed {ids[3]} norm=batch seed=1: ValueError: no good",
     ]
     hint = "  read more: normhpc logs RUN; launch failed runs again: --retry-failed"
     answer = launch()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.launches import SWEEP, alive, events, launching, normhpc, rows, until
 
-from normhpc.files import is_locked
+from normhpc.record.lock import is_locked
 
 LONG = {"default": {"epochs": 4, "epoch_seconds": 1.0}}
 QUICK = {"default": {"epochs": 4, "epoch_seconds": 0.05}}

@@ -16,7 +16,7 @@ from normhpc.train.training import Training, merged_statistics
 from normhpc.train.world import World
 
 CONFIG = RunConfig.model_validate({"data": {"name": "digits", "val_fraction": 0.0}, "model": {"widths": [4, 8]}})
-SHARES = [33, 32]
+SHARES = [33, 32, 31]
 BLOCKS = 3
 """1,437 images in blocks of 500."""
 

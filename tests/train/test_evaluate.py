@@ -67,7 +67,7 @@ def test_the_same_bits_on_several_ranks(on_ranks, world):
 def test_running_statistics_of_ranks_are_pooled_exactly(on_ranks):
     """The pooled moments of two sets of numbers with the ranks' means and variances, in float64."""
     owns = [own_statistics(rank) for rank in range(2)]
-    weights = np.array(SHARES) / sum(SHARES)
+    weights = np.array(SHARES[:2]) / sum(SHARES[:2])
     for rank in on_ranks[2]:
         for name, merged in rank["merged"].items():
             slot = name.rpartition(".")[0]

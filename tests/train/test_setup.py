@@ -1,0 +1,82 @@
+"""From a configuration to a training that is ready to start."""
+
+import pytest
+import torch
+from support.steps import ALONE, ready
+
+from normhpc.config import RunConfig
+from normhpc.train.setup import images_per_statistic, machine_facts, norm_plan_hash, seed_step
+
+
+def statistics(norm, shares, accumulate=1):
+    config, state, _ = ready(norm=norm)
+    config = RunConfig.model_validate(
+        {**config.to_json(), "batch_size": sum(shares), "optim": {"accumulate": accumulate}}
+    )
+    return images_per_statistic(state.model, config, shares)
+
+
+@pytest.mark.parametrize(
+    ("norm", "shares", "accumulate", "expected"),
+    [
+        ("batch", [128], 1, [128]),
+        ("batch", [32, 33], 1, [33, 32]),
+        ("batch", [32, 33], 2, [17, 16]),
+        ("batch", [65], 2, [33, 32]),
+        ("batch", [10], 4, [3, 2]),
+        ({"name": "batch", "sync": True}, [32, 33], 1, [65]),
+        # each rank's first part is the smaller one: 16 + 16 and 16 + 17
+        ({"name": "batch", "sync": True}, [32, 33], 2, [33, 32]),
+        ({"name": "batch", "sync": True}, [3, 3], 2, [4, 2]),
+        ("layer", [32, 33], 1, None),
+        ("none", [64], 1, None),
+    ],
+)
+def test_images_behind_each_batch_statistic(norm, shares, accumulate, expected):
+    assert statistics(norm, shares, accumulate) == expected
+
+
+def test_random_numbers_in_the_network_depend_on_seed_step_and_rank_alone():
+    def drawn(seed, step, rank):
+        seed_step(seed, step, ALONE.__class__(rank, 4, ALONE.device))
+        return tuple(torch.rand(3).tolist())
+
+    cases = [(seed, step, rank) for seed in (0, 1) for step in (0, 1, 1000) for rank in (0, 1)]
+    assert len({drawn(*case) for case in cases}) == len(cases)
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+
+
+def test_weights_depend_on_the_seed_alone():
+    def start(**changes):
+        return [parameter.detach().clone() for parameter in ready(**changes)[1].model.parameters()]
+
+    assert all(map(torch.equal, start(seed=4), start(seed=4)))
+    assert not all(map(torch.equal, start(seed=4), start(seed=5)))
+    assert all(map(torch.equal, start(seed=4), start(seed=4, model={"widths": [4, 8], "channels_last": True})))
+
+
+def test_channels_last_reaches_weights_and_images():
+    _, state, batches = ready(model={"widths": [4, 8], "channels_last": True})
+    nhwc = torch.channels_last
+    assert state.model.get_parameter("layers.1.conv.weight").is_contiguous(memory_format=nhwc)
+    images, _ = batches.train(torch.arange(5).numpy(), 0)
+    assert images.is_contiguous(memory_format=nhwc)
+    assert not images.is_contiguous()
+
+
+def test_norm_plans_are_told_apart():
+    plans = ["batch", {"name": "batch", "eps": 1e-3}, "layer", {"name": "group", "groups": 2}, "none"]
+    hashes = [norm_plan_hash(ready(norm=plan)[1].model) for plan in plans]
+    hashes.append(norm_plan_hash(ready(act="gelu")[1].model))
+    hashes.append(norm_plan_hash(ready(model={"widths": [4, 16]})[1].model))
+    assert len(set(hashes)) == len(hashes)
+    assert norm_plan_hash(ready(norm="batch", seed=7)[1].model) == hashes[0]
+    assert all(len(text) == 16 and int(text, 16) >= 0 for text in hashes)
+
+
+def test_machine_facts_are_json():
+    facts = machine_facts(ALONE)
+    assert facts["ranks"] == 1
+    assert facts["device"].startswith("cpu (")
+    assert facts["cuda"] is None
+    assert set(facts) == {"host", "ranks", "device", "threads", "python", "torch", "cuda"}
