@@ -15,7 +15,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 def shown_commands(page: Path) -> list[str]:
     """Lines of a page's code blocks that begin with normhpc."""
-    blocks = re.findall(r"```(?:sh|console)?\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    blocks = page.read_text().split("```")[1::2]
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("normhpc ")]
 
