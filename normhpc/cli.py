@@ -76,7 +76,8 @@ def sweep(
     file: SweepFile,
     local: Annotated[bool, typer.Option("--local", help="Run on this machine.")] = False,
     slots: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Ranks at a time with --local. [default: what GPUs or cores hold]")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Ranks at a time with --local. [default: what GPUs or cores hold]"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
     smoke: Annotated[

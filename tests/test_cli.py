@@ -39,7 +39,7 @@ def test_mistakes_in_a_sweep_are_told_all_at_once_with_their_places() -> None:
     assert answer.err.splitlines() == [
         "error: bad.yaml:3:3: base.epochz: unknown key 'epochz', did you mean 'epochs'? allowed: data, model, norm, act, "
         "augment, loss, optim, schedule, epochs, batch_size, precision, seed, probes, checkpoint, resources",
-        "error: bad.yaml:5:42: matrix.norm[1].groups: expected a positive integer, got -7",
+        "error: bad.yaml:5:39: matrix.norm[1].groups: expected a positive integer, got -7",
     ]
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from normhpc.errors import NormhpcError
-from normhpc.record import RunFolder
 
 if TYPE_CHECKING:
     from normhpc.config import RunConfig
@@ -88,6 +87,8 @@ def run_rank(run_dir: Path) -> int:
     :class:`~normhpc.errors.NormhpcError` for a folder that is no run.
     """
     watch = watched_launcher()
+    from normhpc.record import RunFolder
+
     RunFolder(run_dir).read_run()  # a slip is told before torch is loaded, which takes seconds
     from normhpc.train import Interrupted, StopRequest, run, stop_on_signals
 

@@ -50,7 +50,7 @@ def test_peers_of_a_killed_rank_are_killed_when_they_hang(
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_exception_is_a_failure_told_by_the_rank(ranks: int, bench: Bench, behave: Callable[..., None]) -> None:
-    behave(a={"epochs": 2, "faults": {str(ranks - 1): "raise"}})
+    behave(a={"epoch_seconds": 60, "faults": {str(ranks - 1): "raise"}})
     bench.launch(cores(ranks), bench.job("a", ranks), patience=Patience(peers=0.1))
     assert bench.notes.ended_runs == [("a", "failed")]
     status = read_status(RunFolder(bench.run("a")))

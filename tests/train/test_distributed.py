@@ -37,8 +37,8 @@ UNEVEN = {
 SYNC = {"name": "batch", "sync": True}
 PLAIN = {"name": "batch"}
 
-LONG = {"batch_size": 65, "epochs": 15, "checkpoint": {"every_steps": 5}, "augment": "standard"}
-"""285 steps with plain batch norm, whose running statistics differ between ranks: a few seconds."""
+LONG = {"batch_size": 65, "epochs": 10, "checkpoint": {"every_steps": 5}, "augment": "standard"}
+"""190 steps with plain batch norm, whose running statistics differ between ranks: a few seconds."""
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_two_ranks_learn_what_one_does(tmp_path, norm, images):
         assert abs(row["loss"] - others[place]["loss"]) < 1e-5, place
         if place[2] != "train":
             assert {row["top1"], row["top5"]} == {others[place]["top1"], others[place]["top5"]}, place
-    assert rows[3, 57, "train"]["loss"] < rows[1, 19, "train"]["loss"] - 0.1
+    assert rows[3, 57, "train"]["loss"] < rows[1, 19, "train"]["loss"] - 0.05
     assert events(two) == ["started", "finished"]
 
 

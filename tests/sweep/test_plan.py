@@ -1,0 +1,163 @@
+"""The declared runs against the records that exist."""
+
+import json
+import platform
+from pathlib import Path
+
+import pytest
+
+from normhpc.errors import InputError, RecordError
+from normhpc.record import RunFolder, append_event
+from normhpc.record.lock import exclusive_lock
+from normhpc.sweep import load
+from normhpc.sweep.plan import Plan, distinct_cases, make_plan
+
+SWEEP = """
+name: s
+base: {epochs: 3}
+matrix: {norm: [none, batch, layer, instance, {name: group, groups: 8}], optim.lr: [0.1, 0.05]}
+resources: {nodes: 2, gpus_per_node: 3, runs_per_gpu: 2, minutes: 90}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "s.yaml"
+    path.write_text(SWEEP)
+    return path
+
+
+def plan_of(file: Path, only: tuple[str, ...] = (), **options: object) -> Plan:
+    return make_plan(load(file, only=only), file.parent / "runs", **options)  # type: ignore[arg-type]
+
+
+def put(file: Path, index: int, *kinds: str, summary: dict | None = None) -> str:
+    """Give run number ``index`` a record of these events."""
+    run = list(load(file).runs())[index]
+    folder = RunFolder(file.parent / "runs" / "s" / run.run_id)
+    folder.path.mkdir(parents=True)
+    for kind in kinds:
+        append_event(folder, kind, host=platform.node())
+    if summary is not None:
+        folder.summary.write_text(json.dumps(summary))
+    return run.run_id
+
+
+def test_fresh_sweep_is_all_new_and_nothing_is_touched(file: Path) -> None:
+    plan = plan_of(file)
+    ids = [run.run_id for run in load(file).runs()]
+    assert plan.states == dict.fromkeys(ids, "new")
+    assert list(plan.states) == ids == [run.run_id for run in plan.launch]
+    assert (plan.orphans, plan.notes, plan.in_flight, plan.finished_seconds) == ([], [], [], [])
+    assert plan.gpu_hours_limit == 10 * (2 * 3 / 2) * 1.5
+    assert plan.gpu_hours_measured is None
+    assert sorted(path.name for path in file.parent.iterdir()) == ["s.yaml"]
+
+
+def test_states_decide_what_is_launched(file: Path) -> None:
+    ids = [run.run_id for run in load(file).runs()]
+    put(file, 0, "submitted", "started", "finished", summary={"state": "finished", "seconds": 1200.0})
+    put(file, 1, "submitted", "started", summary={"state": "diverged", "seconds": 1.0})
+    put(file, 2, "submitted", "started", "failed")
+    put(file, 3, "submitted", "started")  # its process is gone
+    put(file, 4, "submitted", "started", "preempted", "cancelled")
+    put(file, 5)  # only the folder
+    put(file, 6, "submitted", "started", "finished", summary={"state": "finished", "seconds": 2400.0})
+    running = RunFolder(file.parent / "runs/s" / put(file, 7, "submitted", "started"))
+    with running.held_for_training():
+        plan = plan_of(file)
+        retried = plan_of(file, retry_failed=True)
+    states = ["finished", "diverged", "failed", "lost", "cancelled", "new", "finished", "running", "new", "new"]
+    assert plan.states == dict(zip(ids, states, strict=True))
+    assert dict(plan.counts) == {
+        "finished": 2, "diverged": 1, "failed": 1, "lost": 1, "cancelled": 1, "new": 3, "running": 1,
+    }  # fmt: skip
+    assert [run.run_id for run in plan.launch] == [ids[index] for index in (3, 4, 5, 8, 9)]
+    assert [run.run_id for run in plan.in_flight] == [ids[7]]
+    assert [run.run_id for run in retried.launch] == [ids[index] for index in (2, 3, 4, 5, 8, 9)]
+    assert plan.finished_seconds == [1200.0, 2400.0]
+    assert plan.gpu_hours_limit == 5 * 3 * 1.5
+    assert plan.gpu_hours_measured == 5 * 3 * 0.5
+
+
+def test_submitted_runs_belong_to_the_launcher_that_holds_the_sweep(file: Path) -> None:
+    run = put(file, 0, "submitted")
+    with exclusive_lock(file.parent / "runs" / "s", "busy"):
+        held = plan_of(file)
+    assert (held.states[run], [flying.run_id for flying in held.in_flight]) == ("submitted", [run])
+    assert plan_of(file).states[run] == "lost"
+
+
+def test_limit_takes_the_first_that_are_to_launch(file: Path) -> None:
+    ids = [run.run_id for run in load(file).runs()]
+    put(file, 0, summary={"state": "finished"})
+    plan = plan_of(file, limit=2)
+    assert [run.run_id for run in plan.launch] == ids[1:3]
+    assert len(plan.states) == 10
+
+
+def test_orphans_are_told_for_whole_sweeps_alone(file: Path) -> None:
+    gone = [put(file, 0), put(file, 9)]
+    (file.parent / "runs" / "s" / "not-a-run-id").mkdir()
+    file.write_text(SWEEP.replace("none, batch", "batch").replace(", {name: group, groups: 8}", ""))
+    assert plan_of(file).orphans == sorted(gone)
+    assert plan_of(file, only=("norm=batch",)).orphans == []
+
+
+def test_labels_name_what_varies(file: Path) -> None:
+    plan = plan_of(file)
+    assert [plan.label(run) for run in plan.launch[-3:]] == [
+        "norm=instance lr=0.05 seed=0",
+        "norm=group groups=8 lr=0.1 seed=0",
+        "norm=group groups=8 lr=0.05 seed=0",
+    ]
+    filtered = plan_of(file, only=("norm=batch",))
+    assert [filtered.label(run) for run in filtered.launch] == ["lr=0.1 seed=0", "lr=0.05 seed=0"]
+
+
+def test_distinct_cases_differ_in_what_can_fail(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nmatrix: {norm: [none, batch], optim.lr: [0.1, 0.2], epochs: [1, 2], precision: [fp32, bf16]}\nseeds: 3\n"
+    )
+    plan = make_plan(load(path), tmp_path / "runs")
+    assert len(plan.launch) == 48
+    assert [plan.label(run) for run in distinct_cases(plan.launch)] == [
+        f"norm={norm} lr=0.1 epochs=1 precision={precision} seed=0"
+        for norm in ("none", "batch")
+        for precision in ("fp32", "bf16")
+    ]
+
+
+def test_misfits_are_refused_all_at_once_with_their_places(file: Path) -> None:
+    file.write_text(
+        "name: s\nbase: {model: {name: convnet, widths: [4, 4, 4, 4]}}\nmatrix:\n  norm: [{name: group, groups: 3}, batch]\n"
+    )
+    with pytest.raises(InputError) as caught:
+        plan_of(file)
+    assert str(caught.value).splitlines() == [
+        f"{file}:4:32: matrix.norm[0].groups: groups 3 does not divide the 4 channels of a layer of convnet; what "
+        "divides all its widths (4): 1, 2, 4",
+        f"{file}:2:39: base.model.widths: 4 layers halve a 8x8 image of digits to nothing; use at most 3",
+    ]
+
+
+def test_nothing_left(file: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        plan_of(file, only=("seed=7",))
+    assert str(caught.value) == f"{file}: no run is left; exclude or --only leaves nothing of it"
+
+
+def test_damaged_summary_is_named(file: Path) -> None:
+    run = put(file, 0)
+    summary = file.parent / "runs/s" / run / "summary.json"
+    summary.write_text("{")
+    with pytest.raises(RecordError) as caught:
+        plan_of(file)
+    assert str(caught.value).startswith(f"{summary}: not JSON (")
+    assert str(caught.value).endswith("); delete it, the run will write it again")
+
+
+def test_notes_of_the_sweep_are_the_plans(file: Path) -> None:
+    file.write_text(SWEEP + "exclude: [{norm.name: batch, epochs: 9}]\n")
+    assert plan_of(file).notes == ["exclude[0] matches no run"]

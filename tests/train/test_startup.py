@@ -1,0 +1,37 @@
+"""What a training process settles before it touches a tensor."""
+
+import os
+
+import pytest
+import torch
+from support.trainings import SMALL
+
+from normhpc.config import Resources, RunConfig
+from normhpc.train.startup import prepare_torch
+
+
+def config(**model):
+    return RunConfig.model_validate({**SMALL, "model": {**SMALL["model"], **model}, "seed": 11})
+
+
+def test_threads_come_from_the_resources_and_not_from_the_machine():
+    prepare_torch(config(), Resources(cpus_per_gpu=1))
+    assert torch.get_num_threads() == 1
+    prepare_torch(config(), Resources(cpus_per_gpu=10_000))
+    assert torch.get_num_threads() == os.cpu_count()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_determinism(deterministic):
+    prepare_torch(config(deterministic=deterministic), Resources())
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert torch.backends.cudnn.benchmark == (not deterministic)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_seed():
+    prepare_torch(config(), Resources())
+    drawn = torch.rand(3)
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(3), drawn)
