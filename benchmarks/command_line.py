@@ -1,6 +1,6 @@
 """How long the commands of a login node take, as whole processes, beside a bare Python and the import of torch.
 
-    python benchmarks/command_line.py [--repeats 7]
+python benchmarks/command_line.py [--repeats 7]
 """
 
 import argparse

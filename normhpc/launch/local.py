@@ -6,9 +6,10 @@ import signal
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from normhpc.errors import InputError, RecordError
 from normhpc.launch.ranks import ActiveRun, Command, Job, train_command
@@ -80,12 +81,14 @@ class LocalLauncher:
         *,
         command: Command = train_command,
         patience: Patience | None = None,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self._free = list(slots)
         self._total = len(slots)
         self._watcher = watcher or Watcher()
         self._command = command
         self._patience = patience or Patience()
+        self._origin = origin or {"launcher": "local", "host": host_name(), "pid": os.getpid()}
         self._active: list[ActiveRun] = []
         self._stop_signals = 0
         self._fault: RecordError | None = None
@@ -142,7 +145,7 @@ class LocalLauncher:
 
     def _start(self, job: Job, slots: list[Slot]) -> None:
         job.create()
-        append_event(job.folder, "submitted", launcher="local", host=host_name(), pid=os.getpid())
+        append_event(job.folder, "submitted", **self._origin)
         run = ActiveRun(job, slots)
         self._active.append(run)
         self._free = [slot for slot in self._free if slot not in slots]

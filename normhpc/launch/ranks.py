@@ -85,7 +85,7 @@ class ActiveRun:
                 log.close()
                 raise
             self.ranks.append(process)
-            self._pumps.append(threading.Thread(target=_pump, args=(process.stdout, log, rank), daemon=True))
+            self._pumps.append(threading.Thread(target=pump_output, args=(process.stdout, log, rank), daemon=True))
             self._pumps[-1].start()
 
     def poll(self) -> bool:
@@ -144,7 +144,7 @@ def rank_environment(resources: Resources, slots: list[Slot], rank: int, rendezv
     return {name: value for name, value in os.environ.items() if not name.startswith(_LEAKING)} | own
 
 
-def _pump(source: IO[bytes], log: IO[bytes], rank: int) -> None:
+def pump_output(source: IO[bytes], log: IO[bytes], rank: int) -> None:
     """Copy a rank's output into the run's log, a whole line at a time under the rank's number."""
     with source, log:
         for line in source:

@@ -12,7 +12,8 @@ import torch.distributed as dist
 
 from normhpc.train.world import World
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""What asks a training to save itself: the user, a launcher, and Slurm some time before a job's limit."""
 
 _LAST_STEP = 2**40
 

@@ -54,11 +54,11 @@ def test_runs_share_gpus_and_ranks_of_one_run_do_not(bench: Bench, quiet_environ
     assert [visible["a"], visible["b"], visible["wide"]] == ["0", "1", "0,1"]
 
 
-def test_run_of_two_ranks_waits_for_a_second_gpu(bench: Bench) -> None:
+def test_ranks_of_one_run_are_on_distinct_gpus(bench: Bench) -> None:
     slots = [Slot(0, "0"), Slot(1, "0"), Slot(2, "1")]
-    jobs = [bench.job("a"), bench.job("b", 2), bench.job("c")]
+    jobs = [bench.job("wide", 2), bench.job("a"), bench.job("wider", 2), bench.job("b")]
     assert bench.launch(slots, *jobs)
-    assert bench.notes.started_runs[:2] == [("a", [0]), ("b", [1, 2])]
+    assert bench.notes.started_runs[:3] == [("wide", [0, 2]), ("a", [1]), ("wider", [0, 2])]
 
 
 def test_run_without_gpus_sees_none(bench: Bench, quiet_environment: Path) -> None:

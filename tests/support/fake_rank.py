@@ -53,6 +53,9 @@ def trace(what: str, run: Path) -> None:
 
 
 def fail(run: Path, kind: str, attempt: int) -> None:
+    events = run / "events.jsonl"
+    while kind and events.read_text().rfind('"started"') < events.read_text().rfind('"submitted"'):
+        time.sleep(0.01)  # rank 0 tells first
     if kind == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "silent":
@@ -62,7 +65,7 @@ def fail(run: Path, kind: str, attempt: int) -> None:
         time.sleep(600)
     if kind == "raise" or (kind == "raise_once" and attempt == 1):
         details = {"class": "ValueError", "message": "no good\nat all", "rank": RANK}
-        append(run / "events.jsonl", event="failed", **details)
+        append(events, event="failed", **details)
         print("Traceback: no good", flush=True)
         os._exit(1)
 

@@ -27,13 +27,19 @@ from normhpc.record.journal import read_journal
 from normhpc.train import run
 
 UNEVEN = {
-    "model": {"name": "convnet", "widths": [8, 16]},
+    "model": {"name": "resnet8", "width": 8},
+    "act": "silu",
     "batch_size": 65,
     "epochs": 3,
-    "optim": {"lr": 0.02},
+    "optim": {"lr": 0.1},
     "augment": {"name": "standard", "crop_padding": 1},
 }
-"""65 images a step: 32 and 33 on two ranks."""
+"""65 images a step: 32 and 33 on two ranks.
+
+A network without kinks. With relu or max pooling a value within rounding of the kink may fall on either side of it,
+which happens in about every second training of this length and changes the loss by 1e-5 to 1e-2 at once; rounding the
+start of a single process differently does the same.
+"""
 SYNC = {"name": "batch", "sync": True}
 PLAIN = {"name": "batch"}
 
@@ -60,7 +66,7 @@ def test_two_ranks_learn_what_one_does(tmp_path, norm, images):
     for place, row in rows.items():
         assert abs(row["loss"] - others[place]["loss"]) < 1e-5, place
         if place[2] != "train":
-            assert {row["top1"], row["top5"]} == {others[place]["top1"], others[place]["top5"]}, place
+            assert (row["top1"], row["top5"]) == (others[place]["top1"], others[place]["top5"]), place
     assert rows[3, 57, "train"]["loss"] < rows[1, 19, "train"]["loss"] - 0.05
     assert events(two) == ["started", "finished"]
 
@@ -75,7 +81,7 @@ def test_without_synchronization_ranks_learn_something_else(tmp_path):
 
 
 def test_accumulation_on_ranks(tmp_path):
-    changes = {"norm": {"name": "group", "groups": 4}, "optim": {"lr": 0.02, "accumulate": 3}}
+    changes = {"norm": {"name": "group", "groups": 4}, "optim": {"lr": 0.1, "accumulate": 3}}
     one, two = new_run(tmp_path / "one", UNEVEN, changes), new_run(tmp_path / "two", UNEVEN, changes)
     run(one.path)
     train_on_ranks(two, 2)
@@ -150,9 +156,9 @@ def test_best_weights_have_the_statistics_they_were_measured_with(tmp_path):
     train_on_ranks(folder, 2)
     best = torch.load(folder.best, weights_only=True)
     content = torch.load(folder.checkpoint, weights_only=True)["content"]
-    means = torch.stack([part["statistics"]["layers.0.slot.running_mean"] for part in content["by_rank"]])
+    means = torch.stack([part["statistics"]["stem.slot.running_mean"] for part in content["by_rank"]])
     pooled = torch.tensor([32.0, 33.0]) @ means / 65
-    torch.testing.assert_close(best["layers.0.slot.running_mean"], pooled, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(best["stem.slot.running_mean"], pooled, rtol=1e-6, atol=1e-7)
 
 
 def test_a_batch_too_small_for_the_ranks(tmp_path):

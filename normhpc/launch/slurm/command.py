@@ -1,0 +1,114 @@
+"""``normhpc sweep`` on a Slurm cluster: check, snapshot, submit, and follow when asked."""
+
+import time
+from collections import Counter
+from itertools import groupby
+from pathlib import Path
+
+from rich.console import Console
+
+from normhpc.config import Resources
+from normhpc.errors import InputError
+from normhpc.launch.local import counted, held_sweep
+from normhpc.launch.profile import Profile
+from normhpc.launch.slurm.cluster import Cluster, Partition
+from normhpc.launch.slurm.journal import SubmissionJournal
+from normhpc.launch.slurm.snapshot import snapshot_code
+from normhpc.launch.slurm.states import runs_in_queue
+from normhpc.launch.slurm.submit import submit_what_fits
+from normhpc.record import STATES, State, read_status
+from normhpc.sweep.plan import Plan
+
+_FOLLOW_SECONDS = 3.0
+
+
+def launch_on_slurm(plan: Plan, profile: Profile, cluster: Cluster, console: Console) -> int:
+    """Submit everything that is to be launched. Returns how many array tasks Slurm has taken.
+
+    What Slurm's limits do not let in yet is submitted by the tasks that end. Raises :class:`InputError`, before
+    anything is submitted, for a request that the partition can never fulfil.
+    """
+    if not plan.launch:
+        return 0
+    check_request([run.resources for run in plan.launch], profile, cluster)
+    with held_sweep(plan.folder):
+        journal = SubmissionJournal(plan.folder)
+        with journal.held():
+            journal.close([launch for launch in journal.launches() if not launch.closed])
+            code = snapshot_code(journal.folder)
+            shapes = sorted(plan.launch, key=lambda run: run.resources.model_dump_json())
+            launches = [
+                journal.declare(list(runs), profile, str(code))
+                for _, runs in groupby(shapes, key=lambda run: run.resources.model_dump_json())
+            ]
+        submitted = submit_what_fits(plan.folder)
+    chunks = sum(len(launch.chunks) for launch in launches)
+    waiting = (
+        f"; {counted(chunks - submitted, 'job')} wait for room and are submitted by those that end"
+        if chunks > submitted
+        else ""
+    )
+    console.print(
+        f"{plan.sweep.name}: {counted(len(plan.launch), 'run')} in {counted(chunks, 'job')}, {submitted:,} submitted{waiting}",
+        soft_wrap=True,
+    )
+    return submitted
+
+
+def check_request(needs: list[Resources], profile: Profile, cluster: Cluster) -> None:
+    """Raise :class:`InputError` for what no node of the partition has, with what it has."""
+    partition = cluster.partition(profile.partition)
+    problems = {problem for need in set(needs) for problem in _excesses(need, profile, partition)}
+    if problems:
+        raise InputError("\n".join(sorted(problems)))
+
+
+def _excesses(need: Resources, profile: Profile, partition: Partition) -> list[str]:
+    tasks = max(1, need.gpus_per_node)
+    cpus = (profile.cpus_per_gpu or need.cpus_per_gpu) * need.runs_per_gpu * tasks
+    memory_mb = int((profile.mem_gb_per_gpu or need.mem_gb_per_gpu) * need.runs_per_gpu * tasks * 1024)
+    gpus = need.gpus_per_node if profile.gpus != "none" else 0
+    where = f"partition {partition.name}"
+    checks = [
+        (need.nodes > partition.nodes, f"resources.nodes: {need.nodes}, but {where} has {partition.nodes}"),
+        (
+            gpus > partition.gpus_per_node,
+            f"resources.gpus_per_node: {gpus}, but a node of {where} has {partition.gpus_per_node}",
+        ),
+        (
+            cpus > partition.cpus_per_node,
+            f"resources.cpus_per_gpu: {cpus} cores on a node in all, but a node of {where} has {partition.cpus_per_node}",
+        ),
+        (
+            profile.memory and memory_mb > partition.mem_mb_per_node,
+            f"resources.mem_gb_per_gpu: {memory_mb / 1024:.1f} GiB on a node in all, but a node of {where} has "
+            f"{partition.mem_mb_per_node / 1024:.1f}",
+        ),
+        (
+            partition.minutes is not None and need.minutes > partition.minutes,
+            f"resources.minutes: {need.minutes}, but {where} allows {partition.minutes}",
+        ),
+    ]
+    return [f"{message}; change it in the sweep, or with --set" for exceeds, message in checks if exceeds]
+
+
+def follow(plan: Plan, cluster: Cluster, console: Console) -> int:
+    """Tell what changes until no run of the plan is in flight. Returns 1 when a run failed or was lost, else 0."""
+    told: Counter[State] = Counter()
+    while True:
+        queued = runs_in_queue(plan.folder, cluster)
+        states = {run_id: queued.get(run_id) or _recorded(plan.folder / run_id, plan) for run_id in plan.states}
+        counts = Counter(states.values())
+        if counts != told:
+            shown = ", ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
+            console.print(f"{time.strftime('%H:%M:%S')}  {shown}", soft_wrap=True)
+            told = counts
+        if not queued:
+            return int(any(states[run_id] not in ("finished", "diverged") for run_id in states))
+        time.sleep(_FOLLOW_SECONDS)
+
+
+def _recorded(path: Path, plan: Plan) -> State:
+    from normhpc.record import RunFolder
+
+    return read_status(RunFolder(path)).state if path.exists() else "new"

@@ -1,0 +1,157 @@
+"""What was meant to be submitted and what Slurm accepted: written ahead, so that a crash loses and doubles nothing.
+
+``<runs>/<sweep>/.slurm/`` holds ``journal.jsonl`` and, per launch, ``<token>.jsonl`` with one line per chunk: the runs
+that one array task trains. A launch is submitted in waves, each an array with a name of its own; what a wave's intent
+in the journal lacks in acceptance is asked of Slurm by that name.
+"""
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from normhpc.config import Resources
+from normhpc.files import replace_file
+from normhpc.launch.profile import Profile
+from normhpc.record.folder import timestamp
+from normhpc.record.journal import Journal, read_journal
+from normhpc.record.lock import exclusive_lock
+from normhpc.sweep import Run
+
+_LOCK_PATIENCE_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """Chunks ``start`` to ``stop`` of a launch, submitted as one array named ``name``."""
+
+    name: str
+    start: int
+    stop: int
+    job_id: str | None
+    """Slurm's id of the array, once accepted."""
+
+
+@dataclass(slots=True)
+class Launch:
+    """One call of ``normhpc sweep`` for runs of one shape."""
+
+    token: str
+    resources: Resources
+    profile: Profile
+    code: str
+    chunks: list[list[str]]
+    """Run ids of each chunk."""
+    waves: list[Wave] = field(default_factory=list)
+    closed: bool = False
+    """A later launch has taken over what was left."""
+
+    @property
+    def submitted(self) -> int:
+        """Chunks that Slurm has accepted, or may have."""
+        return max((wave.stop for wave in self.waves), default=0)
+
+
+class SubmissionJournal:
+    """The ``.slurm`` folder of a sweep."""
+
+    def __init__(self, sweep_folder: Path) -> None:
+        self.folder = sweep_folder / ".slurm"
+        self.path = self.folder / "journal.jsonl"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one who submits for this sweep."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        busy = f"{self.folder}: another process has been submitting this sweep for minutes; try again when it is done"
+        with exclusive_lock(self.folder, busy, wait_seconds=_LOCK_PATIENCE_SECONDS):
+            yield
+
+    def declare(self, runs: Sequence[Run], profile: Profile, code: str) -> Launch:
+        """Write down a launch of ``runs``, all of one shape, before anything is submitted."""
+        token = secrets.token_hex(4)
+        resources = runs[0].resources
+        size = resources.runs_per_job
+        chunks = [list(runs[start : start + size]) for start in range(0, len(runs), size)]
+        lines = [
+            json.dumps([{"config": json.loads(run.config_json), "swept": run.swept} for run in chunk])
+            for chunk in chunks
+        ]
+        replace_file(self.chunk_file(token), lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
+        ids = [[run.run_id for run in chunk] for chunk in chunks]
+        self._append(
+            "launch",
+            token=token,
+            resources=resources.model_dump(mode="json"),
+            profile=profile.model_dump(mode="json"),
+            code=code,
+            chunks=ids,
+        )
+        return Launch(token, resources, profile, code, ids)
+
+    def chunk_file(self, token: str) -> Path:
+        """Where the chunks of a launch stand, one a line."""
+        return self.folder / f"{token}.jsonl"
+
+    def read_chunk(self, token: str, index: int) -> list[dict[str, Any]]:
+        """Configuration and swept values of each run of one chunk."""
+        with self.chunk_file(token).open() as lines:
+            for number, line in enumerate(lines):
+                if number == index:
+                    chunk: list[dict[str, Any]] = json.loads(line)
+                    return chunk
+        raise IndexError(f"{self.chunk_file(token)} has no line {index}")
+
+    def intend(self, launch: Launch, start: int, stop: int) -> str:
+        """Write down that chunks ``start`` to ``stop`` are about to be submitted; returns the name to submit under."""
+        name = f"nh-{launch.token}-{len(launch.waves)}-{start}"
+        self._append("intent", token=launch.token, name=name, start=start, stop=stop)
+        return name
+
+    def accepted(self, name: str, job_id: str) -> None:
+        """Slurm has the array."""
+        self._append("accepted", name=name, job=job_id)
+
+    def refused(self, name: str, why: str) -> None:
+        """Slurm has not got the array."""
+        self._append("refused", name=name, message=why)
+
+    def close(self, launches: Sequence[Launch]) -> None:
+        """What is left of ``launches`` will not be submitted by anybody any more."""
+        for launch in launches:
+            self._append("closed", token=launch.token)
+
+    def launches(self) -> list[Launch]:
+        """Every launch with its waves, oldest first; refused waves are left out."""
+        found: dict[str, Launch] = {}
+        waves: dict[str, tuple[str, int, int]] = {}
+        jobs: dict[str, str | None] = {}
+        for row in read_journal(self.path).rows:
+            match row.get("event"):
+                case "launch":
+                    found[row["token"]] = Launch(
+                        row["token"],
+                        Resources.model_validate(row["resources"]),
+                        Profile.model_validate(row["profile"]),
+                        row["code"],
+                        row["chunks"],
+                    )
+                case "intent":
+                    waves[row["name"]] = (row["token"], row["start"], row["stop"])
+                    jobs[row["name"]] = None
+                case "accepted":
+                    jobs[row["name"]] = row["job"]
+                case "refused":
+                    waves.pop(row["name"], None)
+                case "closed":
+                    found[row["token"]].closed = True
+        for name, (token, start, stop) in waves.items():
+            found[token].waves.append(Wave(name, start, stop, jobs[name]))
+        return list(found.values())
+
+    def _append(self, kind: str, **details: Any) -> None:
+        with Journal(self.path) as journal:
+            journal.append({"time": timestamp(), "event": kind, **details})

@@ -1,0 +1,70 @@
+"""One rank of a run whose ranks are tasks of one Slurm step, possibly on several nodes."""
+
+import contextlib
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from normhpc.launch.ranks import Job, pump_output, train_command
+from normhpc.launch.worker import LAUNCHER_PIPE_VARIABLE
+
+_STOP_SECONDS = 120
+
+
+class Told(Protocol):
+    """Who knows whether this task was told to go."""
+
+    told: bool
+
+
+class RemoteRank:
+    """Starts this task's rank, copies its output into the run's log, passes on the wish to stop."""
+
+    def __init__(self, job: Job, rank: int, rendezvous: Path) -> None:
+        self._job = job
+        self._rank = rank
+        self._rendezvous = rendezvous
+
+    def run(self, signals: Told) -> int:
+        """Train; returns the rank's exit code, negative for a signal."""
+        self._job.folder.path.mkdir(parents=True, exist_ok=True)
+        log = self._job.folder.log.open("ab", buffering=0)
+        process = subprocess.Popen(
+            train_command(self._job.folder),
+            env=self._environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert process.stdout is not None
+        pump = threading.Thread(target=pump_output, args=(process.stdout, log, self._rank), daemon=True)
+        pump.start()
+        stopped = False
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout=_STOP_SECONDS if stopped else 0.2)
+                break
+            if stopped:
+                process.kill()
+            elif signals.told:
+                stopped = True
+                process.terminate()
+        pump.join(timeout=5)
+        if process.stdin is not None:
+            process.stdin.close()
+        return code
+
+    def _environment(self) -> dict[str, str]:
+        need = self._job.resources
+        own = {
+            "RANK": str(self._rank),
+            "WORLD_SIZE": os.environ["SLURM_NTASKS"],
+            "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+            "NORMHPC_RENDEZVOUS": str(self._rendezvous.absolute()),
+            "OMP_NUM_THREADS": str(need.cpus_per_gpu),
+            "PYTHONUNBUFFERED": "1",
+            LAUNCHER_PIPE_VARIABLE: "1",
+        }
+        return {**os.environ, **own}
