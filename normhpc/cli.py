@@ -74,7 +74,11 @@ class Format(StrEnum):
 @app.command()
 def sweep(
     file: SweepFile,
-    local: Annotated[bool, typer.Option("--local", help="Run on this machine.")] = False,
+    partition: Annotated[str | None, typer.Option(metavar="P", help="Slurm partition to submit to.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="Cluster to submit to: slurm/profiles/NAME.yaml, or a file.")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Run on this machine instead of a cluster.")] = False,
     slots: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Ranks at a time with --local. [default: what GPUs or cores hold]"),
@@ -91,23 +95,28 @@ def sweep(
     max_gpu_hours: Annotated[
         float | None, typer.Option(min=0, metavar="H", help="Refuse a launch that could take more GPU-hours than this.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Stay until all submitted runs have ended; 1 when one failed.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the runs that SWEEP.yaml declares into being; what is done already is not done again."""
     from normhpc.launch.command import check_budget, launch_locally, show_plan
+    from normhpc.launch.slurm.command import queued_runs, submit
     from normhpc.sweep import load
     from normhpc.sweep.plan import make_plan
 
     if smoke and not dry_run:
         raise InputError("--smoke belongs to --dry-run; give both")
-    plan = make_plan(
-        load(file, overrides=settings or (), only=only or ()), runs, retry_failed=retry_failed, limit=limit
-    )
+    if local and (partition or profile):
+        raise InputError("--local runs on this machine, --partition and --profile on a cluster; give one of the two")
+    declared = load(file, overrides=settings or (), only=only or ())
+    plan = make_plan(declared, runs, retry_failed=retry_failed, limit=limit, queued=queued_runs(runs / declared.name))
     if dry_run:
         raise typer.Exit(show_plan(plan, _console(), as_json=as_json, smoke=smoke))
     check_budget(plan, max_gpu_hours)
     if not local:
-        raise InputError("say where to run: --local runs on this machine, --dry-run shows the plan")
+        raise typer.Exit(submit(plan, partition, profile, _console(stderr=True), stay=follow, as_json=as_json))
     raise typer.Exit(launch_locally(plan, slots, _console(stderr=True), as_json=as_json))
 
 

@@ -75,9 +75,9 @@ class Daemons:
             record = json.loads((self.folder / "pids" / f"{name}.json").read_text())
         except (OSError, ValueError):
             return None
-        stat = _stat(record["pid"])
-        same = stat and stat[0] != "Z" and stat[19] == record["born"]
-        return record["pid"] if same and _strings(record["pid"], "cmdline")[:-1] == record["argv"] else None
+        # a process that is just being executed has no command line yet
+        same = _lives(record["pid"], record["born"]) and _strings(record["pid"], "cmdline")[:-1] in (record["argv"], [])
+        return record["pid"] if same else None
 
     def stop(self, name: str, *, kill: bool = False, seconds: float = 10) -> int | None:
         """End ``name`` and wait for it; the process id that it had."""

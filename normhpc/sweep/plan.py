@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +74,19 @@ class Plan:
         return " ".join([*shown, f"seed={run.seed}"])
 
 
-def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, limit: int | None = None) -> Plan:
+def make_plan(
+    sweep: "Sweep",
+    runs_dir: Path,
+    *,
+    retry_failed: bool = False,
+    limit: int | None = None,
+    queued: Mapping[str, State] | None = None,
+) -> Plan:
     """Hold the runs of ``sweep`` against ``runs_dir``; reads, never writes.
 
     To launch: runs without a record, lost and cancelled ones, with ``retry_failed`` failed ones too; at most
-    ``limit`` of them. Raises :class:`InputError` for a run that its network or images make impossible, and when
+    ``limit`` of them. ``queued`` is what a cluster's queue says of runs, which goes before their records; a run in
+    flight that it does not have is lost. Raises :class:`InputError` for a run that its network or images make impossible, and when
     nothing is left to plan.
     """
     plan = Plan(sweep, runs_dir / sweep.name, limit=limit)
@@ -92,10 +100,10 @@ def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, lim
             swept = run.swept
             plan.constant = {path for path in plan.constant if swept[path] == first[path]}
         status = read_status(plan.run_folder(run)) if run.run_id in recorded else _NEW
-        plan.states[run.run_id] = status.state
-        if status.state in wanted:
+        state = plan.states[run.run_id] = _with_queue(status.state, plan.run_folder(run), queued)
+        if state in wanted:
             plan.launch.append(run)
-        elif status.state in IN_FLIGHT:
+        elif state in IN_FLIGHT:
             plan.in_flight.append(run)
         elif status.summary is not None and status.state == "finished":
             plan.finished_seconds.append(float(status.summary.get("seconds", 0.0)))
@@ -109,6 +117,14 @@ def make_plan(sweep: "Sweep", runs_dir: Path, *, retry_failed: bool = False, lim
     plan.notes = list(sweep.notes)
     plan.launch = plan.launch[:limit]
     return plan
+
+
+def _with_queue(state: State, folder: RunFolder, queued: Mapping[str, State] | None) -> State:
+    if queued is None:
+        return state
+    if folder.path.name in queued:
+        return queued[folder.path.name]
+    return "lost" if state in IN_FLIGHT and not folder.is_held() else state
 
 
 def _recorded(folder: Path) -> set[str]:

@@ -64,14 +64,14 @@ class Cluster:
     @cached_property
     def partitions(self) -> list[Partition]:
         """Every partition that this user sees."""
-        text = ask("sinfo", "--noheader", "--Format=PartitionName:|,Time:|,Nodes:|,CPUs:|,Memory:|,Gres:|,Default:|")
+        text = ask("sinfo", "--noheader", "--format=%P|%l|%D|%c|%m|%G")
         found: dict[str, Partition] = {}
         for line in text.splitlines():
-            name, limit, nodes, cpus, memory, gres, default = (part.strip() for part in line.split("|")[:7])
+            name, limit, nodes, cpus, memory, gres = (part.strip() for part in line.split("|"))
             gpus = sum(int(count) for count in re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", gres))
             here = Partition(
                 name=name.rstrip("*"),
-                default=default.upper() == "YES" or name.endswith("*"),
+                default=name.endswith("*"),
                 minutes=minutes_of(limit),
                 nodes=int(nodes),
                 cpus_per_node=int(cpus.rstrip("+")),

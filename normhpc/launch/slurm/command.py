@@ -1,5 +1,7 @@
 """``normhpc sweep`` on a Slurm cluster: check, snapshot, submit, and follow when asked."""
 
+import json
+import shutil
 import time
 from collections import Counter
 from itertools import groupby
@@ -10,16 +12,41 @@ from rich.console import Console
 from normhpc.config import Resources
 from normhpc.errors import InputError
 from normhpc.launch.local import counted, held_sweep
-from normhpc.launch.profile import Profile
+from normhpc.launch.profile import Profile, load_profile
 from normhpc.launch.slurm.cluster import Cluster, Partition
 from normhpc.launch.slurm.journal import SubmissionJournal
 from normhpc.launch.slurm.snapshot import snapshot_code
 from normhpc.launch.slurm.states import runs_in_queue
 from normhpc.launch.slurm.submit import submit_what_fits
-from normhpc.record import STATES, State, read_status
+from normhpc.record import STATES, RunFolder, State, read_status
 from normhpc.sweep.plan import Plan
 
 _FOLLOW_SECONDS = 3.0
+
+
+def queued_runs(sweep_folder: Path) -> dict[str, State] | None:
+    """What Slurm has of the sweep; None when it was never submitted, or there is no Slurm to ask on this machine."""
+    if not SubmissionJournal(sweep_folder).path.exists() or shutil.which("squeue") is None:
+        return None
+    return runs_in_queue(sweep_folder, Cluster())
+
+
+def submit(
+    plan: Plan, partition: str | None, profile: str | None, console: Console, *, stay: bool, as_json: bool
+) -> int:
+    """``normhpc sweep`` without ``--local``. Returns the exit code; with ``stay`` only when all runs have ended."""
+    chosen = load_profile(profile)
+    if partition is not None:
+        chosen = chosen.model_copy(update={"partition": partition})
+    cluster = Cluster()
+    for note in plan.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    submitted = launch_on_slurm(plan, chosen, cluster, console)
+    code = follow(plan, cluster, console) if stay else 0
+    if as_json:
+        launched = [run.run_id for run in plan.launch]
+        print(json.dumps({"sweep": plan.sweep.name, "launched": launched, "jobs_submitted": submitted}, indent=2))
+    return code
 
 
 def launch_on_slurm(plan: Plan, profile: Profile, cluster: Cluster, console: Console) -> int:
@@ -29,6 +56,7 @@ def launch_on_slurm(plan: Plan, profile: Profile, cluster: Cluster, console: Con
     anything is submitted, for a request that the partition can never fulfil.
     """
     if not plan.launch:
+        console.print(f"{plan.sweep.name}: nothing to submit, {counted(len(plan.states), 'run')} known", soft_wrap=True)
         return 0
     check_request([run.resources for run in plan.launch], profile, cluster)
     with held_sweep(plan.folder):
@@ -97,7 +125,7 @@ def follow(plan: Plan, cluster: Cluster, console: Console) -> int:
     told: Counter[State] = Counter()
     while True:
         queued = runs_in_queue(plan.folder, cluster)
-        states = {run_id: queued.get(run_id) or _recorded(plan.folder / run_id, plan) for run_id in plan.states}
+        states = {run_id: queued.get(run_id) or _recorded(plan.folder / run_id) for run_id in plan.states}
         counts = Counter(states.values())
         if counts != told:
             shown = ", ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
@@ -108,7 +136,5 @@ def follow(plan: Plan, cluster: Cluster, console: Console) -> int:
         time.sleep(_FOLLOW_SECONDS)
 
 
-def _recorded(path: Path, plan: Plan) -> State:
-    from normhpc.record import RunFolder
-
+def _recorded(path: Path) -> State:
     return read_status(RunFolder(path)).state if path.exists() else "new"

@@ -105,6 +105,7 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
         str(start),
     ]
     jobs = (journal.folder / "jobs").absolute()
+    jobs.mkdir(exist_ok=True)
     executor = ArrayExecutor(jobs)
     executor.update_parameters(**sbatch_parameters(launch, name, jobs))
     try:
