@@ -1,6 +1,5 @@
 """The configuration files of a minicluster: every line of slurm.conf, gres.conf and slurmdbd.conf, as pure functions."""
 
-import getpass
 import hashlib
 import os
 import socket
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 
-class BadSetting(ValueError):
+class SettingError(ValueError):
     """A ``--set`` that cannot be used: what was given, what is allowed."""
 
 
@@ -79,24 +78,26 @@ def cluster_name(folder: Path) -> str:
 
 def users() -> list[str]:
     """root and whoever called sudo: those who have an association."""
-    return sorted({"root", os.environ.get("SUDO_USER") or getpass.getuser()})
+    return sorted({"root", os.environ.get("SUDO_USER", "root")})
 
 
 def parse_settings(settings: list[str]) -> dict[str, str]:
-    """``Key=Value`` strings as a dict; raises ``BadSetting`` for what a minicluster cannot let go."""
+    """``Key=Value`` strings as a dict; raises ``SettingError`` for what a minicluster cannot let go."""
     parsed = {}
     owned = {key.lower(): key for key in OWNED}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise BadSetting(f"--set {setting}: expected Key=Value, or PARTITION.Key=Value")
+            raise SettingError(f"--set {setting}: expected Key=Value, or PARTITION.Key=Value")
         if key.lower() == "authinfo":
-            raise BadSetting(f"--set {setting}: minicluster sets AuthInfo; its cred_expire is --requeue-delay SECONDS")
+            raise SettingError(
+                f"--set {setting}: minicluster sets AuthInfo; its cred_expire is --requeue-delay SECONDS"
+            )
         if key.lower() in owned:
-            raise BadSetting(f"--set {setting}: minicluster sets {owned[key.lower()]} itself")
+            raise SettingError(f"--set {setting}: minicluster sets {owned[key.lower()]} itself")
         partition, dot, _ = key.partition(".")
         if dot and partition not in PARTITIONS:
-            raise BadSetting(f"--set {setting}: no partition {partition}; there are {', '.join(PARTITIONS)}")
+            raise SettingError(f"--set {setting}: no partition {partition}; there are {', '.join(PARTITIONS)}")
         parsed[key] = value
     return parsed
 
@@ -142,7 +143,9 @@ def slurm_conf(options: Options, folder: Path, ports: Ports) -> str:
         "JobRequeue": "1",
         "KillWait": "5",
         "ReturnToService": "2",
-        "SlurmdTimeout": "12",
+        # with both, a dead slurmd is noticed within 20 s
+        "SlurmdTimeout": "8",
+        "MessageTimeout": "5",
         "BatchStartTimeout": "60",
         "SchedulerType": "sched/backfill",
         "SchedulerParameters": "batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1,bf_continue",

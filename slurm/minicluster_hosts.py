@@ -8,7 +8,7 @@ from pathlib import Path
 HOSTS = Path("/etc/hosts")
 
 
-class CannotName(Exception):
+class HostsError(Exception):
     """A node's name cannot be made to mean loopback; the text says why and what to do."""
 
 
@@ -30,7 +30,7 @@ def with_block(text: str, folder: Path, names: list[str]) -> str:
     """``text`` in which ``names`` mean loopback.
 
     A block of its own for every cluster, although two clusters have the same names: each takes only its own away.
-    Raises ``CannotName`` when a name already means another address.
+    Raises ``HostsError`` when a name already means another address.
     """
     text = without_block(text, folder)
     others = text
@@ -43,7 +43,7 @@ def with_block(text: str, folder: Path, names: list[str]) -> str:
             known.setdefault(alias, address)
     for name in names:
         if name in known and not known[name].startswith("127."):
-            raise CannotName(
+            raise HostsError(
                 f"{HOSTS} says that {name} is {known[name]}; a minicluster's nodes are all on this machine. "
                 "Rename that host, or run in a container."
             )
@@ -83,7 +83,7 @@ def add(folder: Path, names: list[str]) -> None:
         _rewrite(change)
     except OSError as error:
         wanted = " ".join(names)
-        raise CannotName(
+        raise HostsError(
             f"{HOSTS} cannot be written ({error.strerror}), and ranks find each other by the names of their nodes. "
             f"Add a line to it: 127.0.0.1 {wanted}"
         ) from None

@@ -1,5 +1,6 @@
 """Processes of one minicluster: started in its name, known again by it, and no other one ever signalled."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ def _strings(pid: int, name: str) -> list[str]:
 
 
 def _pids() -> Iterator[int]:
-    return (int(entry) for entry in os.listdir("/proc") if entry.isdigit())
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
 class Daemons:
@@ -143,9 +144,7 @@ def end(pids: Iterable[int], seconds: float) -> None:
 
 
 def _lives(pid: int, born: str) -> bool:
-    try:  # our own child would stay a zombie
+    with contextlib.suppress(ChildProcessError):  # our own child would stay a zombie
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
     stat = _stat(pid)
     return bool(stat) and stat[0] != "Z" and stat[19] == born

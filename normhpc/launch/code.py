@@ -3,12 +3,13 @@
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import normhpc
 
 
 @cache
-def code_version() -> dict[str, str | bool | None]:
+def code_version() -> dict[str, Any]:
     """Version of normhpc, git commit of its checkout and whether files differ from it; null outside a checkout."""
     root = Path(normhpc.__file__).resolve().parents[1]
     commit = _git(root, "rev-parse", "HEAD")

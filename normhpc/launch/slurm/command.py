@@ -11,6 +11,7 @@ from rich.console import Console
 
 from normhpc.config import Resources
 from normhpc.errors import InputError
+from normhpc.launch.code import code_version
 from normhpc.launch.local import counted, held_sweep
 from normhpc.launch.profile import Profile, load_profile
 from normhpc.launch.slurm.cluster import Cluster, Partition
@@ -66,7 +67,7 @@ def launch_on_slurm(plan: Plan, profile: Profile, cluster: Cluster, console: Con
             code = snapshot_code(journal.folder)
             shapes = sorted(plan.launch, key=lambda run: run.resources.model_dump_json())
             launches = [
-                journal.declare(list(runs), profile, str(code))
+                journal.declare(list(runs), profile, str(code), code_version())
                 for _, runs in groupby(shapes, key=lambda run: run.resources.model_dump_json())
             ]
         submitted = submit_what_fits(plan.folder)

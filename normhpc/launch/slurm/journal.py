@@ -43,6 +43,9 @@ class Launch:
     resources: Resources
     profile: Profile
     code: str
+    """Folder to import normhpc from."""
+    version: dict[str, Any]
+    """What that code is, for the records."""
     chunks: list[list[str]]
     """Run ids of each chunk."""
     waves: list[Wave] = field(default_factory=list)
@@ -70,7 +73,7 @@ class SubmissionJournal:
         with exclusive_lock(self.folder, busy, wait_seconds=_LOCK_PATIENCE_SECONDS):
             yield
 
-    def declare(self, runs: Sequence[Run], profile: Profile, code: str) -> Launch:
+    def declare(self, runs: Sequence[Run], profile: Profile, code: str, version: dict[str, Any]) -> Launch:
         """Write down a launch of ``runs``, all of one shape, before anything is submitted."""
         token = secrets.token_hex(4)
         resources = runs[0].resources
@@ -88,9 +91,10 @@ class SubmissionJournal:
             resources=resources.model_dump(mode="json"),
             profile=profile.model_dump(mode="json"),
             code=code,
+            version=version,
             chunks=ids,
         )
-        return Launch(token, resources, profile, code, ids)
+        return Launch(token, resources, profile, code, version, ids)
 
     def chunk_file(self, token: str) -> Path:
         """Where the chunks of a launch stand, one a line."""
@@ -137,6 +141,7 @@ class SubmissionJournal:
                         Resources.model_validate(row["resources"]),
                         Profile.model_validate(row["profile"]),
                         row["code"],
+                        row["version"],
                         row["chunks"],
                     )
                 case "intent":

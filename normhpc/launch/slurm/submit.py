@@ -173,7 +173,8 @@ def clean_environment(launch: Launch) -> Iterator[None]:
     """Submit from an environment that tells the job nothing of the shell's own job; the code snapshot comes first."""
     before = dict(os.environ)
     profile = launch.profile
-    own = {"PYTHONPATH": launch.code} if launch.code else {}
+    # without the second one the folder a job starts in, often the checkout itself, would go before the snapshot
+    own = {"PYTHONPATH": launch.code, "PYTHONSAFEPATH": "1"} if launch.code else {}
     if profile.network_interface:
         own |= {"NCCL_SOCKET_IFNAME": profile.network_interface, "GLOO_SOCKET_IFNAME": profile.network_interface}
     kept = {

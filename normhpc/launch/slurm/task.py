@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from normhpc.config import Resources, RunConfig
-from normhpc.launch.code import code_version
 from normhpc.launch.local import LocalLauncher
 from normhpc.launch.ranks import Job
 from normhpc.launch.slots import Slot, visible_gpus
 from normhpc.launch.slurm.cluster import SlurmError
-from normhpc.launch.slurm.journal import SubmissionJournal
+from normhpc.launch.slurm.journal import Launch, SubmissionJournal
 from normhpc.launch.slurm.ranks import RemoteRank
 from normhpc.launch.slurm.submit import submit_what_fits
 from normhpc.record import SEALED, RunFolder, append_event, read_status
@@ -32,7 +31,7 @@ def main(sweep_folder: Path, token: str, start: int) -> int:
     index = start + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     journal = SubmissionJournal(sweep_folder)
     launch = next(launch for launch in journal.launches() if launch.token == token)
-    jobs = [_job(sweep_folder, run, launch.resources) for run in journal.read_chunk(token, index)]
+    jobs = [_job(sweep_folder, run, launch) for run in journal.read_chunk(token, index)]
     open_jobs = [job for job in jobs if read_status(job.folder).state not in SEALED]
     signals = SignalNotes()
     if launch.resources.ranks == 1:
@@ -64,14 +63,16 @@ class SignalNotes:
             os.kill(os.getpid(), signal.SIGTERM)  # the launcher of packed runs listens to this one
 
 
-def _job(sweep_folder: Path, run: dict[str, Any], resources: Resources) -> Job:
+def _job(sweep_folder: Path, run: dict[str, Any], launch: Launch) -> Job:
     config = RunConfig.model_validate(run["config"])
     folder = RunFolder(sweep_folder / config.run_id)
 
     def create() -> None:
-        folder.create(config, sweep=sweep_folder.name, swept=run["swept"], resources=resources, code=code_version())
+        folder.create(
+            config, sweep=sweep_folder.name, swept=run["swept"], resources=launch.resources, code=launch.version
+        )
 
-    return Job(folder, config.run_id, resources, create, config.epochs)
+    return Job(folder, config.run_id, launch.resources, create, config.epochs)
 
 
 def _train_packed(jobs: list[Job], resources: Resources, signals: SignalNotes) -> bool:
