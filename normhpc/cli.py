@@ -57,6 +57,16 @@ class SchemaOf(StrEnum):
 
     sweep = "sweep"
     run = "run"
+    profile = "profile"
+
+
+class Cause(StrEnum):
+    """Why a run failed, for ``normhpc retry --why``."""
+
+    oom = "oom"
+    timeout = "timeout"
+    node_fail = "node_fail"
+    error = "error"
 
 
 class Format(StrEnum):
@@ -92,6 +102,9 @@ def sweep(
     only: Filters = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Launch at most so many runs.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Launch failed runs again.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Stop runs that the sweep no longer declares and put their records aside.")
+    ] = False,
     max_gpu_hours: Annotated[
         float | None, typer.Option(min=0, metavar="H", help="Refuse a launch that could take more GPU-hours than this.")
     ] = None,
@@ -102,7 +115,7 @@ def sweep(
 ) -> None:
     """Bring the runs that SWEEP.yaml declares into being; what is done already is not done again."""
     from normhpc.launch.command import check_budget, launch_locally, show_plan
-    from normhpc.launch.slurm.command import queued_runs, submit
+    from normhpc.launch.slurm.states import Queue
     from normhpc.sweep import load
     from normhpc.sweep.plan import make_plan
 
@@ -111,11 +124,19 @@ def sweep(
     if local and (partition or profile):
         raise InputError("--local runs on this machine, --partition and --profile on a cluster; give one of the two")
     declared = load(file, overrides=settings or (), only=only or ())
-    plan = make_plan(declared, runs, retry_failed=retry_failed, limit=limit, queued=queued_runs(runs / declared.name))
+    plan = make_plan(
+        declared, runs, retry_failed=retry_failed, limit=limit, queued=Queue().runs_of(runs / declared.name)
+    )
     if dry_run:
         raise typer.Exit(show_plan(plan, _console(), as_json=as_json, smoke=smoke))
     check_budget(plan, max_gpu_hours)
+    if prune:
+        from normhpc.launch.operate import prune as put_aside
+
+        put_aside(plan, _console(stderr=True))
     if not local:
+        from normhpc.launch.slurm.command import submit
+
         raise typer.Exit(submit(plan, partition, profile, _console(stderr=True), stay=follow, as_json=as_json))
     raise typer.Exit(launch_locally(plan, slots, _console(stderr=True), as_json=as_json))
 
@@ -152,13 +173,14 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how many runs are in which state, what is running and what failed."""
+    from normhpc.launch.slurm.states import queue_lookup
     from normhpc.results.screen import show_status, watch_status
 
     folders = [_records_of(place, runs) for place in places or [runs]]
     if watch:
-        watch_status(folders, _console())
+        watch_status(folders, _console(), queue_lookup)
     else:
-        show_status(folders, _console(), as_json=as_json)
+        show_status(folders, _console(), queue_lookup, as_json=as_json)
 
 
 @app.command()
@@ -172,6 +194,35 @@ def logs(
     from normhpc.record.log import print_log
 
     print_log(find_run(run, runs), follow=follow)
+
+
+@app.command()
+def cancel(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A run, by folder or id, or a sweep, by file or folder.")
+    ],
+    runs: RunsDir = _RUNS,
+) -> None:
+    """Stop runs that are queued or running; they save themselves, and the next launch goes on with them."""
+    from normhpc.launch.operate import cancel as stop
+    from normhpc.launch.targets import find_target
+
+    stop(find_target(target, runs), _console(stderr=True))
+
+
+@app.command()
+def retry(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A run, by folder or id, or a sweep, by file or folder.")
+    ],
+    why: Annotated[Cause | None, typer.Option(help="Only what failed for this reason.")] = None,
+    runs: RunsDir = _RUNS,
+) -> None:
+    """Launch failed and lost runs again: with twice the memory after an oom, twice the time after a timeout."""
+    from normhpc.launch.operate import retry as launch_again
+    from normhpc.launch.targets import find_target
+
+    raise typer.Exit(launch_again(find_target(target, runs), why.value if why else None, _console(stderr=True)))
 
 
 @app.command()
@@ -224,12 +275,14 @@ def list_(
 
 @app.command()
 def schema(
-    what: Annotated[SchemaOf, typer.Argument(metavar="sweep|run", help="What to describe.")],
+    what: Annotated[SchemaOf, typer.Argument(metavar="sweep|run|profile", help="What to describe.")],
 ) -> None:
     """Print a JSON Schema, for editors that know yaml-language-server."""
+    from normhpc.launch.profile import profile_schema
     from normhpc.sweep.schema import run_schema, sweep_schema
 
-    _print_json(sweep_schema() if what is SchemaOf.sweep else run_schema())
+    schemas = {SchemaOf.sweep: sweep_schema, SchemaOf.run: run_schema, SchemaOf.profile: profile_schema}
+    _print_json(schemas[what]())
 
 
 @app.command()

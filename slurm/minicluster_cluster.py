@@ -108,6 +108,7 @@ class Cluster:
             "mariadbd": [
                 *("mariadbd", "--no-defaults", "--user=root", f"--datadir={folder}/mariadb", "--skip-networking"),
                 *(f"--socket={folder}/mariadb/socket", f"--pid-file={folder}/run/mariadbd.pid"),
+                f"--tmpdir={folder}/tmp",
                 *(f"--log-error={folder}/log/mariadbd.log", "--skip-log-bin", "--innodb-lock-wait-timeout=900"),
                 # accounting that is thrown away need not survive a loss of power
                 *("--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0"),
@@ -137,16 +138,25 @@ class Cluster:
         return True
 
     def states(self, *, seconds: float = 20) -> dict[str, str]:
-        """State of every node as sinfo names it: idle, mixed, down*, ..."""
-        lines = self.client("sinfo", "--noheader", "--Node", "--format=%N %T", seconds=seconds).splitlines()
-        return dict(line.split() for line in lines)
+        """State of every node as scontrol names it, in small letters: idle, mixed, down*, idle+drain, ...
+
+        Not sinfo's: to 22.05 a node that is down is mixed* for as long as its lost job is not cleaned up.
+        """
+        nodes = self.client("scontrol", "--oneliner", "show", "node", seconds=seconds).splitlines()
+        fields = [dict(word.split("=", 1) for word in node.split() if "=" in word) for node in nodes]
+        return {node["NodeName"]: node["State"].lower() for node in fields}
 
     def ready(self, *nodes: str) -> bool:
         try:
             states = self.states(seconds=5)
         except MiniclusterError:
             return False
-        return all(states.get(node) in ("idle", "mixed", "allocated", "completing") for node in nodes)
+        return all(usable(states.get(node, "unknown")) for node in nodes)
+
+
+def usable(state: str) -> bool:
+    """Whether Slurm starts jobs on a node in this state, now or when it is free."""
+    return set(state.split("+")) <= {"idle", "mixed", "allocated", "completing", "planned", "reserved"}
 
 
 def missing(commands: dict[str, str]) -> str:
@@ -177,7 +187,16 @@ def write_files(cluster: Cluster, options: Options) -> None:
     """Folders, configuration, key and GPUs of a new cluster."""
     folder = cluster.folder
     cluster.description.write_text(json.dumps({"options": asdict(options), "mark": MARK}))
-    for name in ("log", "pids", "run", "munge", "state", "gpu", *(f"spool/{node}" for node in options.node_names)):
+    for name in (
+        "log",
+        "pids",
+        "run",
+        "tmp",
+        "munge",
+        "state",
+        "gpu",
+        *(f"spool/{node}" for node in options.node_names),
+    ):
         (folder / name).mkdir(parents=True)
     (folder / "state").chmod(0o700)
     (folder / "mariadb").mkdir(mode=0o700)
@@ -210,7 +229,8 @@ def start_accounting(cluster: Cluster) -> None:
             *(find("mariadb-install-db"), "--no-defaults", f"--datadir={folder}/mariadb", "--user=root"),
             *("--auth-root-authentication-method=socket", "--skip-test-db", "--skip-name-resolve"),
         ],
-        env=os.environ | {MARK: str(folder)},
+        # a MariaDB that starts removes temporary tables, also of another one that shares its folder for them
+        env=os.environ | {MARK: str(folder), "TMPDIR": f"{folder}/tmp"},
         capture_output=True,
         text=True,
     )
@@ -275,8 +295,7 @@ def condition(cluster: Cluster) -> dict[str, Any]:
             jobs.update(state for state in queue.split() if state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED"))
         except MiniclusterError as error:
             problems.append(str(error))
-    well = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
-    problems += [f"node {node} is {state}" for node, state in nodes.items() if state not in well]
+    problems += [f"node {node} is {state}" for node, state in nodes.items() if not usable(state)]
     return {
         "dir": str(cluster.folder),
         "slurm_conf": f"{cluster.folder}/slurm.conf",

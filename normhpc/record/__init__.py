@@ -10,5 +10,6 @@ from normhpc.record.state import RunStatus as RunStatus
 from normhpc.record.state import State as State
 from normhpc.record.state import read_status as read_status
 from normhpc.record.state import read_summary as read_summary
+from normhpc.record.state import state_with_queue as state_with_queue
 from normhpc.record.writer import RecordWriter as RecordWriter
 from normhpc.record.writer import append_event as append_event

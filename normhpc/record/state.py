@@ -64,11 +64,20 @@ def read_summary(folder: RunFolder) -> dict[str, Any] | None:
 
 _TURNING_POINTS = frozenset({"submitted", "started", "resumed", "preempted", "requeued", "lost", "failed", "cancelled"})
 
+_LAST_WORDS = frozenset({"preempted", "lost"})
+
 
 def last_turning_point(events: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The newest event that decides a state; an empty mapping when there is none."""
-    turning = [event for event in events if event.get("event") in _TURNING_POINTS]
-    return turning[-1] if turning else {}
+    """The newest event that decides a state; an empty mapping when there is none.
+
+    A run that is cancelled still says that it has saved itself, and its launcher that it is gone: it stays cancelled.
+    """
+    newest: Mapping[str, Any] = {}
+    for event in events:
+        kind = event.get("event")
+        if kind in _TURNING_POINTS and not (newest.get("event") == "cancelled" and kind in _LAST_WORDS):
+            newest = event
+    return newest
 
 
 def _state_after(event: Mapping[str, Any], folder: RunFolder) -> State:
@@ -86,3 +95,16 @@ def _state_after(event: Mapping[str, Any], folder: RunFolder) -> State:
             elsewhere = event.get("host") != host_name()
             return "running" if elsewhere or folder.is_held() else "lost"
     return "lost"
+
+
+def state_with_queue(state: State, folder: RunFolder, queued: Mapping[str, State] | None) -> State:
+    """``state`` as the record tells it, corrected by what a cluster's queue has of the sweep's runs.
+
+    The queue goes before the record; a run in flight that neither the queue nor a process here has is lost. None for
+    ``queued`` when no queue was involved.
+    """
+    if queued is None:
+        return state
+    if folder.path.name in queued:
+        return queued[folder.path.name]
+    return "lost" if state in IN_FLIGHT and not folder.is_held() else state

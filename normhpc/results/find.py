@@ -31,6 +31,14 @@ def find_runs(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
     return list(found.values())
 
 
+def find_runs_if_any(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
+    """As :func:`find_runs`, but without runs there are simply none."""
+    try:
+        return find_runs(dirs)
+    except InputError:
+        return []
+
+
 def _runs_below(directory: str) -> Iterator[str]:
     if _is_run(directory):
         yield directory
@@ -45,7 +53,7 @@ def _runs_below(directory: str) -> Iterator[str]:
 def _folders_in(directory: str) -> list[str]:
     try:
         with os.scandir(directory) as entries:
-            return sorted(entry.path for entry in entries if entry.is_dir())
+            return sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except PermissionError:
         # somebody else's folder among ours is foreign, not an error
         return []

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,27 +11,35 @@ from rich.live import Live
 from rich.table import Table
 
 from normhpc.record import STATES
-from normhpc.results.status import Progress, SweepStatus, sweep_statuses
+from normhpc.results.status import Progress, QueueLookup, SweepStatus, no_queue, sweep_statuses
 
 _REFRESH_SECONDS = 2.0
 _SHOWN = 10
 
 
-def show_status(folders: Sequence[Path], console: Console, *, as_json: bool) -> None:
-    """Print the status of every sweep in ``folders`` once."""
-    statuses = sweep_statuses(folders)
+def _records_alone() -> QueueLookup:
+    return no_queue
+
+
+def show_status(
+    folders: Sequence[Path], console: Console, new_queue: Callable[[], QueueLookup] = _records_alone, *, as_json: bool
+) -> None:
+    """Print the status of every sweep in ``folders`` once. ``new_queue`` asks the cluster anew."""
+    statuses = sweep_statuses(folders, new_queue())
     if as_json:
         print(json.dumps([asdict(status) for status in statuses], indent=2))
     else:
         console.print(_render(statuses))
 
 
-def watch_status(folders: Sequence[Path], console: Console) -> None:
+def watch_status(
+    folders: Sequence[Path], console: Console, new_queue: Callable[[], QueueLookup] = _records_alone
+) -> None:
     """Print the status again and again until interrupted, or until nothing is in flight any more."""
     idle_looks = 0
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            statuses = sweep_statuses(folders)
+            statuses = sweep_statuses(folders, new_queue())
             live.update(_render(statuses), refresh=True)
             # between two runs of a launcher nothing is in flight for a moment
             idle_looks = 0 if any(status.in_flight for status in statuses) else idle_looks + 1

@@ -6,16 +6,18 @@ Reads the records only and imports no pandas: ten thousand records in about a se
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from normhpc.files import read_json
-from normhpc.record import IN_FLIGHT, STATES, RunFolder, RunStatus, State
-from normhpc.results.find import find_runs
+from normhpc.record import IN_FLIGHT, STATES, RunFolder, RunStatus, State, state_with_queue
+from normhpc.results.find import find_runs, find_runs_if_any
 from normhpc.results.records import read_state
 
 _TAIL_BYTES = 65_536
+_SUBMISSIONS = ".slurm/journal.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,14 @@ class SweepStatus:
     notes: tuple[str, ...]
 
 
+QueueLookup = Callable[[Path], Mapping[str, State] | None]
+"""From the folder of a sweep to the runs that a cluster's queue has of it; None where no queue was involved."""
+
+
+def no_queue(sweep_folder: Path) -> None:
+    """No cluster is asked."""
+
+
 @dataclass(slots=True)
 class _Tally:
     counts: dict[State, int] = field(default_factory=lambda: dict.fromkeys(STATES, 0))
@@ -62,21 +72,33 @@ class _Tally:
     notes: list[str] = field(default_factory=list)
 
 
-def sweep_statuses(dirs: Iterable[str | os.PathLike[str]]) -> list[SweepStatus]:
+def sweep_statuses(dirs: Iterable[str | os.PathLike[str]], queue: QueueLookup = no_queue) -> list[SweepStatus]:
     """The status of every sweep in ``dirs`` (folders of sweeps, sweeps or runs), by name.
 
-    ``dataclasses.asdict`` of it is JSON. Raises :class:`~normhpc.errors.InputError` when there are no runs.
+    ``queue`` gives what a cluster's queue has of the sweep in a folder, which goes before the records: a run in
+    flight that it does not have is lost. ``dataclasses.asdict`` of a status is JSON. Raises
+    :class:`~normhpc.errors.InputError` when there are no runs.
     """
+    places = [os.fspath(directory) for directory in dirs]
     tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
-    for folder in find_runs(dirs):
+    queued = {sweep: found for sweep in _submitted_sweeps(places) if (found := queue(sweep)) is not None}
+    folders = find_runs(places) if not any(queued.values()) else find_runs_if_any(places)
+    for folder in folders:
         status, notes = read_state(folder)
-        tally = tallies[folder.path.absolute().parent.name]
-        tally.counts[status.state] += 1
+        sweep = folder.path.absolute().parent
+        state = state_with_queue(status.state, folder, queued.get(sweep))
+        tally = tallies[sweep.name]
+        tally.counts[state] += 1
         tally.notes += notes
-        if status.state in IN_FLIGHT:
-            tally.in_flight.append(_progress(folder, status.state))
-        elif status.state == "failed":
+        if state in IN_FLIGHT:
+            tally.in_flight.append(_progress(folder, state))
+        elif state == "failed":
             tally.failures.append(_failure(folder, status))
+    recorded = {folder.path.name for folder in folders}
+    for sweep, runs in queued.items():
+        for run_id, state in runs.items():
+            if run_id not in recorded:
+                tallies[sweep.name].counts[state] += 1
     return [
         SweepStatus(
             sweep=name,
@@ -88,6 +110,13 @@ def sweep_statuses(dirs: Iterable[str | os.PathLike[str]]) -> list[SweepStatus]:
         )
         for name, tally in sorted(tallies.items())
     ]
+
+
+def _submitted_sweeps(dirs: Iterable[str]) -> list[Path]:
+    """Folders of sweeps in ``dirs`` that were ever submitted to a cluster."""
+    places = [Path(directory).absolute() for directory in dirs]
+    found = [place for place in places if (place / _SUBMISSIONS).exists()]
+    return found + [path.parents[1] for place in places for path in sorted(place.glob(f"*/{_SUBMISSIONS}"))]
 
 
 def newest_row(folder: RunFolder) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normhpc.errors import InputError
-from normhpc.record import IN_FLIGHT, RunFolder, RunStatus, State, read_status
+from normhpc.record import IN_FLIGHT, RunFolder, RunStatus, State, read_status, state_with_queue
 
 if TYPE_CHECKING:
     from normhpc.sweep.language import Sweep
@@ -100,7 +100,7 @@ def make_plan(
             swept = run.swept
             plan.constant = {path for path in plan.constant if swept[path] == first[path]}
         status = read_status(plan.run_folder(run)) if run.run_id in recorded else _NEW
-        state = plan.states[run.run_id] = _with_queue(status.state, plan.run_folder(run), queued)
+        state = plan.states[run.run_id] = state_with_queue(status.state, plan.run_folder(run), queued)
         if state in wanted:
             plan.launch.append(run)
         elif state in IN_FLIGHT:
@@ -117,14 +117,6 @@ def make_plan(
     plan.notes = list(sweep.notes)
     plan.launch = plan.launch[:limit]
     return plan
-
-
-def _with_queue(state: State, folder: RunFolder, queued: Mapping[str, State] | None) -> State:
-    if queued is None:
-        return state
-    if folder.path.name in queued:
-        return queued[folder.path.name]
-    return "lost" if state in IN_FLIGHT and not folder.is_held() else state
 
 
 def _recorded(folder: Path) -> set[str]:

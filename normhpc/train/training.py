@@ -1,6 +1,7 @@
 """A training under way on this rank: what it learns from, where it writes, and how it agrees with its peers."""
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -99,9 +100,11 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
     resumed = load_checkpoint(folder, info.run_id, training.state, world, training.shares)
     position = training.state.position
     training.epochs_before = position.epoch
+    pids = world.gather(os.getpid())
     training.tell(
         "resumed" if resumed else "started",
         **machine_facts(world),
+        pids=pids,
         epoch=position.epoch,
         step=position.step,
         images_per_rank=training.shares,

@@ -11,14 +11,17 @@ from typer.main import get_command
 from normhpc.cli import app
 
 CONTRACT = {
-    "sweep": "SWEEP.yaml --dry-run --json --limit --local --max-gpu-hours --only --retry-failed --runs --set --slots --smoke",
+    "sweep": "SWEEP.yaml --dry-run --follow --json --limit --local --max-gpu-hours --only --partition --profile --prune "
+    "--retry-failed --runs --set --slots --smoke",
     "expand": "SWEEP.yaml --count --only --set",
     "status": "SWEEP|DIR --json --runs --watch",
     "logs": "RUN --follow --runs -f",
+    "cancel": "TARGET --runs",
+    "retry": "TARGET --runs --why",
     "collect": "DIR --by --format --metric --out --per-run",
     "train": "RUN_DIR",
     "list": "norms|models|data|sweeps --json",
-    "schema": "sweep|run",
+    "schema": "sweep|run|profile",
     "doctor": "--json --runs",
 }
 
@@ -58,7 +61,7 @@ def test_help(command: str) -> None:
             "Invalid value for '--max-gpu-hours': Input should be greater than or equal to 0",
         ),
         ("list frogs", "'frogs' is not one of 'norms', 'models', 'data', 'sweeps'"),
-        ("schema profile", "'profile' is not one of 'sweep', 'run'"),
+        ("schema frog", "'frog' is not one of 'sweep', 'run', 'profile'"),
         ("collect --format docx", "'docx' is not one of"),
     ],
 )

@@ -204,12 +204,21 @@ def test_text_in_brackets_and_colons_is_printed_as_it_is(behave: Callable[..., N
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "say where to run: --local runs on this machine, --dry-run shows the plan"),
+        (
+            [],
+            "no Slurm on this machine: sbatch is not on the PATH; launch from a login node of the cluster, or on this "
+            "machine with --local",
+        ),
+        (
+            ["--local", "--partition", "gpu"],
+            "--local runs on this machine, --partition and --profile on a cluster; give one of the two",
+        ),
         (["--smoke", "--local"], "--smoke belongs to --dry-run; give both"),
         (["--local", "--only", "norm=group"], "fakes.yaml: no run is left; exclude or --only leaves nothing of it"),
     ],
 )
-def test_usage_that_makes_no_sense(arguments: list[str], text: str) -> None:
+def test_usage_that_makes_no_sense(arguments: list[str], text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
     answer = normhpc("sweep", "fakes.yaml", *arguments)
     assert (answer.code, answer.out, answer.err) == (2, "", f"error: {text}\n")
     assert not Path("runs").exists()

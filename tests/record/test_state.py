@@ -82,10 +82,19 @@ def test_the_newest_turn_counts(folder):
     for first, second in itertools.permutations(turns, 2):
         append_event(folder, first, host=HERE)
         append_event(folder, second, host=HERE)
+        stays = (first, second) == ("cancelled", "preempted")
         status = read_status(folder) if second != "started" else None
-        assert state(folder, run_held=True) == turns[second]
+        assert state(folder, run_held=True) == turns[first if stays else second]
         if status is not None:
-            assert status.event["event"] == second
+            assert status.event["event"] == (first if stays else second)
+
+
+def test_a_cancelled_run_that_saves_itself_and_ends_stays_cancelled(folder):
+    for event in ("submitted", "started", "cancelled", "preempted", "lost"):
+        append_event(folder, event, host=HERE)
+    assert state(folder) == "cancelled"
+    append_event(folder, "resumed", host=HERE)
+    assert state(folder) == "lost"
 
 
 def test_torn_lines_are_counted(folder):

@@ -58,7 +58,9 @@ class Minicluster:
         return time.monotonic() - began
 
     def node_state(self, node: str) -> str:
-        return self.run("sinfo", "--noheader", "-n", node, "-p", "gpu", "--format=%T").stdout.strip()
+        """As scontrol says it (sinfo shows a node that is down as mixed* while its lost job is being cleaned up)."""
+        node_line = self.run("scontrol", "--oneliner", "show", "node", node).stdout
+        return node_line.partition("State=")[2].split()[0].lower()
 
     def wait_for_node(self, node: str, *states: str, timeout: float = 30) -> float:
         began = time.monotonic()

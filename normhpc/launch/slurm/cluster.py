@@ -28,7 +28,8 @@ def ask(*command: str, check: bool = True) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SlurmError(f"{' '.join(command)}: {error}") from None
     if done.returncode and check:
-        raise SlurmError(f"{' '.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        words = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SlurmError(f"{command[0]} failed: {words[-1]}")
     return done.stdout
 
 

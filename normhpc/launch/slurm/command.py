@@ -1,9 +1,9 @@
 """``normhpc sweep`` on a Slurm cluster: check, snapshot, submit, and follow when asked."""
 
 import json
-import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -15,21 +15,14 @@ from normhpc.launch.code import code_version
 from normhpc.launch.local import counted, held_sweep
 from normhpc.launch.profile import Profile, load_profile
 from normhpc.launch.slurm.cluster import Cluster, Partition
-from normhpc.launch.slurm.journal import SubmissionJournal
+from normhpc.launch.slurm.journal import SubmissionJournal, Submittable
 from normhpc.launch.slurm.snapshot import snapshot_code
-from normhpc.launch.slurm.states import runs_in_queue
+from normhpc.launch.slurm.states import Queue
 from normhpc.launch.slurm.submit import submit_what_fits
 from normhpc.record import STATES, RunFolder, State, read_status
 from normhpc.sweep.plan import Plan
 
 _FOLLOW_SECONDS = 3.0
-
-
-def queued_runs(sweep_folder: Path) -> dict[str, State] | None:
-    """What Slurm has of the sweep; None when it was never submitted, or there is no Slurm to ask on this machine."""
-    if not SubmissionJournal(sweep_folder).path.exists() or shutil.which("squeue") is None:
-        return None
-    return runs_in_queue(sweep_folder, Cluster())
 
 
 def submit(
@@ -42,46 +35,48 @@ def submit(
     cluster = Cluster()
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    submitted = launch_on_slurm(plan, chosen, cluster, console)
-    code = follow(plan, cluster, console) if stay else 0
+    if plan.launch:
+        submitted = submit_runs(plan.folder, plan.launch, chosen, cluster, console)
+    else:
+        submitted = 0
+        console.print(f"{plan.sweep.name}: nothing to submit, {counted(len(plan.states), 'run')} known", soft_wrap=True)
+    code = follow(plan, console) if stay else 0
     if as_json:
         launched = [run.run_id for run in plan.launch]
         print(json.dumps({"sweep": plan.sweep.name, "launched": launched, "jobs_submitted": submitted}, indent=2))
     return code
 
 
-def launch_on_slurm(plan: Plan, profile: Profile, cluster: Cluster, console: Console) -> int:
-    """Submit everything that is to be launched. Returns how many array tasks Slurm has taken.
+def submit_runs(
+    sweep_folder: Path, runs: Sequence[Submittable], profile: Profile, cluster: Cluster, console: Console
+) -> int:
+    """Submit ``runs`` of the sweep in ``sweep_folder``. Returns how many array tasks Slurm has taken.
 
     What Slurm's limits do not let in yet is submitted by the tasks that end. Raises :class:`InputError`, before
     anything is submitted, for a request that the partition can never fulfil.
     """
-    if not plan.launch:
-        console.print(f"{plan.sweep.name}: nothing to submit, {counted(len(plan.states), 'run')} known", soft_wrap=True)
-        return 0
-    check_request([run.resources for run in plan.launch], profile, cluster)
-    with held_sweep(plan.folder):
-        journal = SubmissionJournal(plan.folder)
+    check_request([run.resources for run in runs], profile, cluster)
+    with held_sweep(sweep_folder):
+        journal = SubmissionJournal(sweep_folder)
         with journal.held():
             journal.close([launch for launch in journal.launches() if not launch.closed])
             code = snapshot_code(journal.folder)
-            shapes = sorted(plan.launch, key=lambda run: run.resources.model_dump_json())
+            shapes = sorted(runs, key=_shape)
             launches = [
-                journal.declare(list(runs), profile, str(code), code_version())
-                for _, runs in groupby(shapes, key=lambda run: run.resources.model_dump_json())
+                journal.declare(list(alike), profile, str(code), code_version())
+                for _, alike in groupby(shapes, key=_shape)
             ]
-        submitted = submit_what_fits(plan.folder)
+        submitted = submit_what_fits(sweep_folder)
     chunks = sum(len(launch.chunks) for launch in launches)
-    waiting = (
-        f"; {counted(chunks - submitted, 'job')} wait for room and are submitted by those that end"
-        if chunks > submitted
-        else ""
-    )
-    console.print(
-        f"{plan.sweep.name}: {counted(len(plan.launch), 'run')} in {counted(chunks, 'job')}, {submitted:,} submitted{waiting}",
-        soft_wrap=True,
-    )
+    told = f"{sweep_folder.name}: {counted(len(runs), 'run')} in {counted(chunks, 'job')}, {submitted:,} submitted"
+    if submitted < chunks:
+        told += f"; the other {chunks - submitted:,} wait for room and are submitted by those that end"
+    console.print(told, soft_wrap=True)
     return submitted
+
+
+def _shape(run: Submittable) -> str:
+    return run.resources.model_dump_json()
 
 
 def check_request(needs: list[Resources], profile: Profile, cluster: Cluster) -> None:
@@ -121,11 +116,11 @@ def _excesses(need: Resources, profile: Profile, partition: Partition) -> list[s
     return [f"{message}; change it in the sweep, or with --set" for exceeds, message in checks if exceeds]
 
 
-def follow(plan: Plan, cluster: Cluster, console: Console) -> int:
+def follow(plan: Plan, console: Console) -> int:
     """Tell what changes until no run of the plan is in flight. Returns 1 when a run failed or was lost, else 0."""
     told: Counter[State] = Counter()
     while True:
-        queued = runs_in_queue(plan.folder, cluster)
+        queued = Queue().runs_of(plan.folder) or {}
         states = {run_id: queued.get(run_id) or _recorded(plan.folder / run_id) for run_id in plan.states}
         counts = Counter(states.values())
         if counts != told:

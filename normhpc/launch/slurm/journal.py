@@ -8,10 +8,10 @@ in the journal lacks in acceptance is asked of Slurm by that name.
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from normhpc.config import Resources
 from normhpc.files import replace_file
@@ -19,9 +19,28 @@ from normhpc.launch.profile import Profile
 from normhpc.record.folder import timestamp
 from normhpc.record.journal import Journal, read_journal
 from normhpc.record.lock import exclusive_lock
-from normhpc.sweep import Run
 
 _LOCK_PATIENCE_SECONDS = 120
+
+
+class Submittable(Protocol):
+    """What a launch must know of a run."""
+
+    @property
+    def run_id(self) -> str:
+        """16 hex digits."""
+
+    @property
+    def config_json(self) -> str:
+        """The complete configuration as JSON text."""
+
+    @property
+    def swept(self) -> Mapping[str, Any]:
+        """The sweep's dotted paths with this run's values."""
+
+    @property
+    def resources(self) -> Resources:
+        """What it is to get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +92,7 @@ class SubmissionJournal:
         with exclusive_lock(self.folder, busy, wait_seconds=_LOCK_PATIENCE_SECONDS):
             yield
 
-    def declare(self, runs: Sequence[Run], profile: Profile, code: str, version: dict[str, Any]) -> Launch:
+    def declare(self, runs: Sequence[Submittable], profile: Profile, code: str, version: dict[str, Any]) -> Launch:
         """Write down a launch of ``runs``, all of one shape, before anything is submitted."""
         token = secrets.token_hex(4)
         resources = runs[0].resources

@@ -1,41 +1,68 @@
 """What the queue adds to the records: which runs Slurm still has."""
 
-from collections.abc import Iterable, Mapping
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from normhpc.launch.slurm.cluster import Cluster, QueuedJob
+from normhpc.launch.slurm.cluster import Cluster, QueuedJob, SlurmError
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal
 from normhpc.record import SEALED, RunFolder, State, read_status
 
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
 
 
-def has_submissions(sweep_folder: Path) -> bool:
-    """Whether the sweep in ``sweep_folder`` was ever submitted to Slurm."""
-    return SubmissionJournal(sweep_folder).path.exists()
+class Queue:
+    """The user's jobs, asked of Slurm once and only when a sweep was ever submitted."""
+
+    def __init__(self) -> None:
+        self._jobs: Mapping[str, list[QueuedJob]] | None = None
+
+    def runs_of(self, sweep_folder: Path) -> dict[str, State] | None:
+        """``submitted`` or ``running`` for every run of the sweep that Slurm has, or that a living wave will submit.
+
+        A run that its task is done with counts by its record. None when the sweep was never submitted, or when this
+        machine has no Slurm to ask.
+        """
+        journal = SubmissionJournal(sweep_folder)
+        if not journal.path.exists() or shutil.which("squeue") is None:
+            return None
+        if self._jobs is None:
+            self._jobs = _by_name(Cluster().my_jobs("nh-"))
+        found: dict[str, State] = {}
+        for launch in journal.launches():
+            found |= _in_queue(launch, self._jobs)
+        return {run_id: state for run_id, state in found.items() if not _is_over(sweep_folder / run_id)}
 
 
-def runs_in_queue(sweep_folder: Path, cluster: Cluster) -> dict[str, State]:
-    """``submitted`` or ``running`` for every run of the sweep that Slurm has, or that a living wave will submit.
+def queue_lookup() -> Callable[[Path], dict[str, State] | None]:
+    """A :class:`Queue` as ``normhpc status`` asks it: a Slurm that does not answer leaves the records to speak."""
+    queue, silent = Queue(), False
 
-    One squeue, at any number of runs. A run that its task has finished with counts by its record.
-    """
-    launches = SubmissionJournal(sweep_folder).launches()
-    queue = _by_name(cluster.my_jobs("nh-")) if launches else {}
+    def runs_of(sweep_folder: Path) -> dict[str, State] | None:
+        nonlocal silent
+        if silent:
+            return None
+        try:
+            return queue.runs_of(sweep_folder)
+        except SlurmError as error:
+            silent = True
+            print(f"note: {error}; the states shown are those of the records alone", file=sys.stderr)
+            return None
+
+    return runs_of
+
+
+def _in_queue(launch: Launch, queue: Mapping[str, list[QueuedJob]]) -> dict[str, State]:
     found: dict[str, State] = {}
-    for launch in launches:
-        alive = False
-        for wave in launch.waves:
-            jobs = {job.task: job for job in queue.get(wave.name, ())}
-            alive |= bool(jobs)
-            for task, job in jobs.items():
-                for run_id in launch.chunks[wave.start + task]:
-                    found[run_id] = "running" if job.state in _RUNNING else "submitted"
-        if alive and not launch.closed:
-            found |= dict.fromkeys(
-                (run_id for chunk in launch.chunks[launch.submitted :] for run_id in chunk), "submitted"
-            )
-    return {run_id: state for run_id, state in found.items() if not _is_over(sweep_folder / run_id)}
+    for wave in launch.waves:
+        for job in queue.get(wave.name, ()):
+            state: State = "running" if job.state in _RUNNING else "submitted"
+            found |= dict.fromkeys(launch.chunks[wave.start + job.task], state)
+    if found and not launch.closed:
+        waiting = (run_id for chunk in launch.chunks[launch.submitted :] for run_id in chunk)
+        found |= dict.fromkeys(waiting, "submitted")
+    return found
 
 
 def array_tasks_of(launches: Iterable[Launch], run_id: str) -> list[str]:
