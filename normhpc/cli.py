@@ -128,6 +128,10 @@ def sweep(
         declared, runs, retry_failed=retry_failed, limit=limit, queued=Queue().runs_of(runs / declared.name)
     )
     if dry_run:
+        if partition or profile:
+            from normhpc.launch.slurm.command import tell_request
+
+            tell_request(plan, partition, profile, _console(stderr=True))
         raise typer.Exit(show_plan(plan, _console(), as_json=as_json, smoke=smoke))
     check_budget(plan, max_gpu_hours)
     if prune:

@@ -1,6 +1,7 @@
 """What Slurm says of itself: partitions, limits, and our jobs. One question each, whatever the number of runs."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -69,7 +70,7 @@ class Cluster:
         found: dict[str, Partition] = {}
         for line in text.splitlines():
             name, limit, nodes, cpus, memory, gres = (part.strip() for part in line.split("|"))
-            gpus = sum(int(count) for count in re.findall(r"gpu(?::[A-Za-z][\w.-]*)?:(\d+)", gres))
+            gpus = sum(int(count) for count in re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)(?=[,(]|$)", gres))
             here = Partition(
                 name=name.rstrip("*"),
                 default=name.endswith("*"),
@@ -107,10 +108,12 @@ class Cluster:
         )
 
     def _limits(self, mine: int) -> list[int]:
-        user = os.environ.get("USER") or ask("id", "--user", "--name").strip()
+        mine_here = [f"user={pwd.getpwuid(os.getuid()).pw_name}"]
+        if name := self.config.get("ClusterName"):
+            mine_here.append(f"cluster={name}")  # one database may keep the accounts of many clusters
         try:
             associations = ask(
-                "sacctmgr", "--noheader", "--parsable2", "show", "assoc", f"user={user}", "format=MaxSubmitJobs,QOS"
+                "sacctmgr", "--noheader", "--parsable2", "show", "assoc", *mine_here, "format=MaxSubmitJobs,QOS"
             )
             qos = ask("sacctmgr", "--noheader", "--parsable2", "show", "qos", "format=Name,MaxSubmitJobsPU")
         except SlurmError:
@@ -122,9 +125,13 @@ class Cluster:
         ]
         return [limit - mine for limit in limits] or [self.max_array_size * 1000]
 
-    def my_jobs(self, prefix: str | None) -> list["QueuedJob"]:
-        """This user's array tasks in the queue whose job name begins with ``prefix``; all of them for None."""
-        text = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%F|%K|%T|%r|%j")
+    def my_jobs(self, prefix: str | None, *, ended: bool = False) -> list["QueuedJob"]:
+        """This user's array tasks in the queue whose job name begins with ``prefix``; all of them for None.
+
+        With ``ended`` also those that ended so lately that the controller still knows them, minutes by default.
+        """
+        states = ["--states=all"] if ended else []
+        text = ask("squeue", "--noheader", "--array", f"--user={os.getuid()}", *states, "--format=%F|%K|%T|%r|%j")
         jobs = []
         for line in text.splitlines():
             array, task, state, reason, name = line.split("|", 4)

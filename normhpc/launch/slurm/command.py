@@ -1,9 +1,12 @@
 """``normhpc sweep`` on a Slurm cluster: check, snapshot, submit, and follow when asked."""
 
 import json
+import re
+import subprocess
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -15,10 +18,10 @@ from normhpc.launch.code import code_version
 from normhpc.launch.local import counted, held_sweep
 from normhpc.launch.profile import Profile, load_profile
 from normhpc.launch.slurm.cluster import Cluster, Partition
-from normhpc.launch.slurm.journal import SubmissionJournal, Submittable
+from normhpc.launch.slurm.journal import Launch, SubmissionJournal, Submittable
 from normhpc.launch.slurm.snapshot import snapshot_code
 from normhpc.launch.slurm.states import Queue
-from normhpc.launch.slurm.submit import submit_what_fits
+from normhpc.launch.slurm.submit import ArrayExecutor, sbatch_parameters, submit_what_fits
 from normhpc.record import STATES, RunFolder, State, read_status
 from normhpc.sweep.plan import Plan
 
@@ -45,6 +48,48 @@ def submit(
         launched = [run.run_id for run in plan.launch]
         print(json.dumps({"sweep": plan.sweep.name, "launched": launched, "jobs_submitted": submitted}, indent=2))
     return code
+
+
+def tell_request(plan: Plan, partition: str | None, profile: str | None, console: Console) -> None:
+    """For a dry run: refuse what the partition never has, and say when Slurm would start the first job."""
+    chosen = load_profile(profile)
+    if partition is not None:
+        chosen = chosen.model_copy(update={"partition": partition})
+    if not plan.launch:
+        return
+    cluster = Cluster()
+    check_request([run.resources for run in plan.launch], chosen, cluster)
+    where = cluster.partition(chosen.partition).name
+    jobs = sum(-(-len(list(alike)) // shape.runs_per_job) for shape, alike in _by_resources(plan))
+    start = start_estimate(plan.launch[0].resources, chosen)
+    console.print(
+        f"partition {where}: {counted(jobs, 'job')}, room for {cluster.free_submissions():,} now, at most "
+        f"{cluster.max_array_size:,} in an array; {start}",
+        soft_wrap=True,
+    )
+
+
+def start_estimate(need: Resources, profile: Profile) -> str:
+    """When Slurm would start a job for ``need``, in a few words, by ``sbatch --test-only``; nothing is submitted."""
+    with tempfile.TemporaryDirectory() as place:
+        trial = Launch("trial", need, profile, code="", version={}, chunks=[])
+        executor = ArrayExecutor(place)
+        executor.update_parameters(**sbatch_parameters(trial, "nh-trial", Path(place)))
+        script = Path(place) / "trial.sh"
+        script.write_text(executor._make_submission_file_text("true", "trial"))
+        answer = subprocess.run(
+            ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=60, check=False
+        )
+    if start := re.search(r"to start at (\S+)", answer.stderr):
+        return f"Slurm would start the first at {start[1]}"
+    words = [line for line in answer.stderr.splitlines() if line.strip()] or ["no answer"]
+    return f"Slurm gives no start time ({words[-1]})"
+
+
+def _by_resources(plan: Plan) -> Iterator[tuple[Resources, Iterator[Submittable]]]:
+    for _, alike in groupby(sorted(plan.launch, key=_shape), key=_shape):
+        runs = list(alike)
+        yield runs[0].resources, iter(runs)
 
 
 def submit_runs(

@@ -67,7 +67,13 @@ class Launch:
     """What that code is, for the records."""
     chunks: list[list[str]]
     """Run ids of each chunk."""
+    declared: str = ""
+    """When it was written down."""
+    command: list[str] = field(default_factory=list)
+    """What starts a rank, followed by the folder of its run; empty for ``normhpc train``."""
     waves: list[Wave] = field(default_factory=list)
+    intents: int = 0
+    """Waves that were ever meant to be submitted, the refused ones too."""
     closed: bool = False
     """A later launch has taken over what was left."""
 
@@ -92,7 +98,14 @@ class SubmissionJournal:
         with exclusive_lock(self.folder, busy, wait_seconds=_LOCK_PATIENCE_SECONDS):
             yield
 
-    def declare(self, runs: Sequence[Submittable], profile: Profile, code: str, version: dict[str, Any]) -> Launch:
+    def declare(
+        self,
+        runs: Sequence[Submittable],
+        profile: Profile,
+        code: str,
+        version: dict[str, Any],
+        command: Sequence[str] = (),
+    ) -> Launch:
         """Write down a launch of ``runs``, all of one shape, before anything is submitted."""
         token = secrets.token_hex(4)
         resources = runs[0].resources
@@ -112,8 +125,9 @@ class SubmissionJournal:
             code=code,
             version=version,
             chunks=ids,
+            command=list(command),
         )
-        return Launch(token, resources, profile, code, version, ids)
+        return Launch(token, resources, profile, code, version, ids, command=list(command))
 
     def chunk_file(self, token: str) -> Path:
         """Where the chunks of a launch stand, one a line."""
@@ -130,7 +144,9 @@ class SubmissionJournal:
 
     def intend(self, launch: Launch, start: int, stop: int) -> str:
         """Write down that chunks ``start`` to ``stop`` are about to be submitted; returns the name to submit under."""
-        name = f"nh-{launch.token}-{len(launch.waves)}-{start}"
+        # a name is never used twice: Slurm may still take what was believed to be refused
+        name = f"nh-{launch.token}-{launch.intents}-{start}"
+        launch.intents += 1
         self._append("intent", token=launch.token, name=name, start=start, stop=stop)
         return name
 
@@ -162,8 +178,11 @@ class SubmissionJournal:
                         row["code"],
                         row["version"],
                         row["chunks"],
+                        row.get("time", ""),
+                        row.get("command", []),
                     )
                 case "intent":
+                    found[row["token"]].intents += 1
                     waves[row["name"]] = (row["token"], row["start"], row["stop"])
                     jobs[row["name"]] = None
                 case "accepted":
@@ -175,6 +194,10 @@ class SubmissionJournal:
         for name, (token, start, stop) in waves.items():
             found[token].waves.append(Wave(name, start, stop, jobs[name]))
         return list(found.values())
+
+    def is_refused(self, name: str) -> bool:
+        """Whether the wave called ``name`` was given up: its runs were, or will be, submitted under another name."""
+        return any(row.get("event") == "refused" and row.get("name") == name for row in read_journal(self.path).rows)
 
     def _append(self, kind: str, **details: Any) -> None:
         with Journal(self.path) as journal:

@@ -31,8 +31,9 @@ class Queue:
             self._jobs = _by_name(Cluster().my_jobs("nh-"))
         found: dict[str, State] = {}
         for launch in journal.launches():
-            found |= _in_queue(launch, self._jobs)
-        return {run_id: state for run_id, state in found.items() if not _is_over(sweep_folder / run_id)}
+            here = _in_queue(launch, self._jobs).items()
+            found |= {run_id: state for run_id, state in here if not _is_over(sweep_folder / run_id, launch)}
+        return found
 
 
 def queue_lookup() -> Callable[[Path], dict[str, State] | None]:
@@ -77,8 +78,12 @@ def array_tasks_of(launches: Iterable[Launch], run_id: str) -> list[str]:
     ]
 
 
-def _is_over(path: Path) -> bool:
-    return path.exists() and read_status(RunFolder(path)).state in (*SEALED, "failed")
+def _is_over(path: Path, launch: Launch) -> bool:
+    """Whether the run needs nothing more of ``launch``; a failure from before it is what it is to mend."""
+    if not path.exists():
+        return False
+    status = read_status(RunFolder(path))
+    return status.state in SEALED or (status.state == "failed" and str(status.event.get("time", "")) >= launch.declared)
 
 
 def _by_name(jobs: Iterable[QueuedJob]) -> Mapping[str, list[QueuedJob]]:

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,17 @@ from normhpc.launch.slurm.cluster import Cluster, SlurmError, ask
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal, Wave
 
 _LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_", "MASTER_", "TORCHELASTIC_")
-_LEAKING_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+_LEAKING_NAMES = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS"),
+    *("NORMHPC_RENDEZVOUS", "NORMHPC_LAUNCHER_PIPE"),
+    *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
+)
 _KEPT = ("SLURM_CONF",)
 
 _SETTLE_SECONDS = 2.0
+
+_SIGNAL_SHARE = 15
+"""Seconds of warning for each minute of the limit, at most: Slurm may warn a minute early, and a quarter is enough."""
 
 
 class ArrayExecutor(SlurmExecutor):
@@ -48,17 +55,33 @@ def submit_what_fits(sweep_folder: Path) -> int:
     with journal.held():
         settle_intents(journal, cluster)
         launches = [launch for launch in journal.launches() if not launch.closed]
-        if all(launch.submitted >= len(launch.chunks) for launch in launches):
+        waiting = sum(len(launch.chunks) - launch.submitted for launch in launches)
+        if not waiting:
             return 0
         room = cluster.free_submissions()
+        if room < waiting and not _worth_it(room, launches, cluster):
+            return 0
         for launch in launches:
             while launch.submitted < len(launch.chunks) and room > 0:
                 size = min(room, cluster.max_array_size, len(launch.chunks) - launch.submitted)
-                if not _submit_wave(journal, launch, sweep_folder, size):
-                    return count
-                room -= size
-                count += size
+                if _submit_wave(journal, launch, sweep_folder, size, cluster):
+                    room -= size
+                    count += size
+                else:
+                    # a limit that could not be read beforehand: fewer may still fit
+                    room = size // 2
     return count
+
+
+def _worth_it(room: int, launches: Sequence[Launch], cluster: Cluster) -> bool:
+    """Whether to submit a part of what is left: every task that ends asks, and should not each call sbatch for one.
+
+    Yes when nothing of the sweep waits in the queue any more, otherwise when a quarter of what it may hold is free.
+    """
+    names = {wave.name for launch in launches for wave in launch.waves}
+    queued = [job for job in cluster.my_jobs("nh-") if job.name in names]
+    pending = sum(job.state == "PENDING" for job in queued)
+    return not pending or room * 3 >= len(queued)
 
 
 def settle_intents(journal: SubmissionJournal, cluster: Cluster) -> None:
@@ -71,7 +94,7 @@ def settle_intents(journal: SubmissionJournal, cluster: Cluster) -> None:
 
 def _settle(journal: SubmissionJournal, cluster: Cluster, name: str, why: str) -> str | None:
     """Write down whether Slurm has the array called ``name``; its id when it has."""
-    queued = [job.array_id for job in cluster.my_jobs(name) if job.name == name]
+    queued = [job.array_id for job in cluster.my_jobs(name, ended=True) if job.name == name]
     job_id = queued[0] if queued else _accounted(name)
     if job_id is not None:
         journal.accepted(name, job_id)
@@ -91,23 +114,16 @@ def _accounted(name: str) -> str | None:
     return text.split("_")[0].split()[0] if text.strip() else None
 
 
-def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path, size: int) -> bool:
+def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path, size: int, cluster: Cluster) -> bool:
     """Submit the next ``size`` chunks. False when Slurm's limits are reached."""
     start = launch.submitted
     name = journal.intend(launch, start, start + size)
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "normhpc.launch.slurm.task",
-        str(sweep_folder.absolute()),
-        launch.token,
-        str(start),
-    ]
+    command = task_command(sweep_folder, launch.token, start)
     jobs = (journal.folder / "jobs").absolute()
     jobs.mkdir(exist_ok=True)
     executor = ArrayExecutor(jobs)
-    executor.update_parameters(**sbatch_parameters(launch, name, jobs))
+    minutes = job_minutes(launch, cluster)
+    executor.update_parameters(**sbatch_parameters(launch, name, jobs, minutes))
     try:
         with clean_environment(launch):
             job_id: str | None = executor.submit_array_of(command, size)
@@ -126,7 +142,14 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
     return True
 
 
-def sbatch_parameters(launch: Launch, name: str, jobs: Path) -> dict[str, Any]:
+def task_command(sweep_folder: Path, token: str, start: int) -> list[str]:
+    """What every rank of an array task starts."""
+    task = [sys.executable, "-u", "-m", "normhpc.launch.slurm.task", str(sweep_folder.absolute()), token, str(start)]
+    # until Python listens, a warning would kill it
+    return ["bash", "-c", 'trap "" USR2; exec "$@"', "task", *task]
+
+
+def sbatch_parameters(launch: Launch, name: str, jobs: Path, minutes: int) -> dict[str, Any]:
     """What submitit is told: the resources of the launch in the words of its profile; ``jobs`` is for its files."""
     need, profile = launch.resources, launch.profile
     tasks = max(1, need.gpus_per_node)
@@ -134,7 +157,7 @@ def sbatch_parameters(launch: Launch, name: str, jobs: Path) -> dict[str, Any]:
     memory = profile.mem_gb_per_gpu or need.mem_gb_per_gpu
     parameters: dict[str, Any] = {
         "job_name": name,
-        "time": need.minutes,
+        "time": minutes,
         "nodes": need.nodes,
         "ntasks_per_node": tasks,
         "cpus_per_task": cpus * need.runs_per_gpu,
@@ -143,7 +166,7 @@ def sbatch_parameters(launch: Launch, name: str, jobs: Path) -> dict[str, Any]:
         "qos": profile.qos,
         "constraint": profile.constraint,
         "mem": f"{int(memory * need.runs_per_gpu * tasks * 1024)}M" if profile.memory else None,
-        "signal_delay_s": profile.signal_seconds,
+        "signal_delay_s": min(profile.signal_seconds, _SIGNAL_SHARE * minutes),
         "array_parallelism": profile.max_parallel or 1_000_000,
         "stderr_to_stdout": True,
         "wckey": None,
@@ -154,6 +177,20 @@ def sbatch_parameters(launch: Launch, name: str, jobs: Path) -> dict[str, Any]:
     }
     parameters |= _gpu_parameters(profile, need.gpus_per_node)
     return {key: value for key, value in parameters.items() if value is not None} | {"wckey": None}
+
+
+def job_minutes(launch: Launch, cluster: Cluster) -> int:
+    """Time limit of a job: that of a run, as often as runs of a chunk follow one another, as far as the partition goes.
+
+    A job that is stopped by its limit goes on with what is left, so a shorter limit loses nothing.
+    """
+    need = launch.resources
+    at_once = need.runs_per_gpu if need.ranks == 1 else 1
+    in_turn = -(-max(map(len, launch.chunks)) // at_once)
+    if in_turn == 1:
+        return need.minutes
+    most = cluster.partition(launch.profile.partition).minutes
+    return min(need.minutes * in_turn, most or need.minutes * in_turn)
 
 
 def _gpu_parameters(profile: Profile, gpus: int) -> dict[str, Any]:
