@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from normhpc.errors import InputError, RecordError
-from normhpc.launch.ranks import ActiveRun, Command, Job, train_command
+from normhpc.launch.ranks import ActiveRun, Command, Job, train_command, was_stopped
 from normhpc.launch.slots import Slot
 from normhpc.launch.worker import INTERRUPTED
 from normhpc.record import SEALED, State, append_event, read_status
@@ -20,6 +20,7 @@ from normhpc.record.folder import host_name
 from normhpc.record.lock import exclusive_lock
 
 _POLL_SECONDS = 0.05
+_TOLD_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class LocalLauncher:
         command: Command = train_command,
         patience: Patience | None = None,
         origin: Mapping[str, Any] | None = None,
+        stopped_by: str = "the launcher was interrupted",
+        second_signal_kills: bool = True,
     ) -> None:
         self._free = list(slots)
         self._total = len(slots)
@@ -89,6 +92,8 @@ class LocalLauncher:
         self._command = command
         self._patience = patience or Patience()
         self._origin = origin or {"launcher": "local", "host": host_name(), "pid": os.getpid()}
+        self._stopped_by = stopped_by
+        self._second_signal_kills = second_signal_kills
         self._active: list[ActiveRun] = []
         self._stop_signals = 0
         self._fault: RecordError | None = None
@@ -183,10 +188,18 @@ class LocalLauncher:
                 f"stopping: {counted(len(self._active), 'run')} under way to save first; Ctrl-C again kills at once"
             )
         for run in list(self._active):
-            if run.poll():
+            gone, now = run.poll(), time.monotonic()
+            if not gone or (self._stop_signals and run.stop_asked is None):
+                self._hurry(run, now)
+            if gone and not self._may_be_told(run, now):
                 self._end(run)
-            else:
-                self._hurry(run, time.monotonic())
+
+    def _may_be_told(self, run: ActiveRun, now: float) -> bool:
+        """Whether whoever stopped the ranks, Slurm for one, may be about to tell this launcher too."""
+        stopped = any(was_stopped(code) for code in run.exits.values())
+        return (
+            stopped and run.stop_asked is None and run.first_exit is not None and now - run.first_exit < _TOLD_SECONDS
+        )
 
     def _hurry(self, run: ActiveRun, now: float) -> None:
         """End a run that lost a rank, that was asked to stop, or that does neither in time."""
@@ -196,12 +209,13 @@ class LocalLauncher:
         patience = self._patience.stop if saving else self._patience.peers
         if run.first_exit is not None and now - run.first_exit > patience:
             run.kill()
-        if run.stop_asked is not None and (self._stop_signals > 1 or now - run.stop_asked > self._patience.stop):
+        insisted = self._second_signal_kills and self._stop_signals > 1
+        if run.stop_asked is not None and (insisted or now - run.stop_asked > self._patience.stop):
             run.kill()
 
     def _end(self, run: ActiveRun) -> None:
         run.release()
-        state = _conclude(run)
+        state = _conclude(run, self._stopped_by)
         self._active.remove(run)
         self._free = sorted([*self._free, *run.slots], key=lambda slot: slot.number)
         self._watcher.ended(run, state)
@@ -212,7 +226,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _conclude(run: ActiveRun) -> State:
+def _conclude(run: ActiveRun, stopped_by: str) -> State:
     """What became of a run whose ranks are all gone; says in its record what its ranks could not say themselves."""
     folder = run.job.folder
     state = read_status(folder).state
@@ -220,7 +234,7 @@ def _conclude(run: ActiveRun) -> State:
         return state
     with contextlib.suppress(OSError):
         if run.stop_asked is not None:
-            append_event(folder, "cancelled", reason="the launcher was interrupted")
+            append_event(folder, "cancelled", reason=stopped_by)
         else:
             _tell_end(run)
     return read_status(folder).state

@@ -16,7 +16,7 @@ from typing import IO
 
 from normhpc.config import Resources
 from normhpc.launch.slots import Slot
-from normhpc.launch.worker import LAUNCHER_PIPE_VARIABLE
+from normhpc.launch.worker import INTERRUPTED, LAUNCHER_PIPE_VARIABLE
 from normhpc.record import RunFolder
 
 Command = Callable[[RunFolder], list[str]]
@@ -125,6 +125,11 @@ class ActiveRun:
         if self.ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.ranks[0].pid, signal.SIGKILL)
+
+
+def was_stopped(code: int) -> bool:
+    """Whether a rank with this exit code was asked to stop, before or while it could save its run."""
+    return code in (INTERRUPTED, -signal.SIGTERM, -signal.SIGUSR2)
 
 
 def rank_environment(resources: Resources, slots: list[Slot], rank: int, rendezvous: Path) -> dict[str, str]:

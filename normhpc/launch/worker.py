@@ -6,6 +6,7 @@ watching never load torch.
 
 import io
 import os
+import signal
 import sys
 import threading
 import time
@@ -80,12 +81,29 @@ def _lasting_output(descriptor: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
 
 
+class EarlyStop:
+    """Keeps a wish to stop that comes while torch is loaded, where peers wait for this rank to agree to it."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        wanted = (signal.SIGTERM, signal.SIGUSR2)
+        if os.environ.get("WORLD_SIZE", "1") != "1" and threading.current_thread() is threading.main_thread():
+            for number in wanted:
+                signal.signal(number, self._note)
+        # whoever started this rank may have held signals back until now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.reason = signal.Signals(number).name
+
+
 def run_rank(run_dir: Path) -> int:
     """Train ``run_dir`` as the rank that the environment names. Returns the exit code.
 
     0 sealed, 1 failed (recorded in the run's events), 2 bad input, 130 stopped and saved. Raises
     :class:`~normhpc.errors.NormhpcError` for a folder that is no run.
     """
+    early = EarlyStop()
     watch = watched_launcher()
     from normhpc.record import RunFolder
 
@@ -96,6 +114,7 @@ def run_rank(run_dir: Path) -> int:
     if watch is not None:
         watch.request = request
     with stop_on_signals(request):
+        request.reason = request.reason or early.reason
         try:
             run(run_dir, request)
         except Interrupted as interrupted:

@@ -107,7 +107,7 @@ def test_requeue_delay_can_be_ended(cluster):
     time.sleep(1)
     cluster.run("scontrol", "requeue", job)
     cluster.wait_for_state(job, "PENDING")
-    time.sleep(3)  # started in the second in which it was requeued, it FAILS
+    time.sleep(3)  # one that started in the very second of its requeue was once seen to end FAILED
     cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
     cluster.wait_for_state(job, "RUNNING", timeout=5)
     assert cluster.job(job)["Restarts"] == "1"

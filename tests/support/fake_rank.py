@@ -35,7 +35,8 @@ class Stop:
 
 def append(path: Path, **row: object) -> None:
     with path.open("a") as file:
-        file.write(json.dumps({"time": "2026-01-01T00:00:00.000Z", **row}) + "\n")
+        now = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
+        file.write(json.dumps({"time": now, **row}) + "\n")
 
 
 def behaviour_of(run: Path) -> dict:
@@ -75,7 +76,9 @@ def train(run: Path, behaviour: dict, stop: Stop) -> int:
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     attempt = 1 + events.read_text().count('"event": "started"')
     if leads:
-        append(events, attempt=attempt, event="resumed" if done else "started", host=platform.node())
+        append(
+            events, attempt=attempt, event="resumed" if done else "started", host=platform.node(), epoch=done, step=0
+        )
     fail(run, behaviour.get("faults", {}).get(str(RANK), ""), attempt)
     for epoch in range(done, behaviour.get("epochs", 1)):
         until = time.monotonic() + behaviour.get("epoch_seconds", 0.1)
@@ -84,7 +87,7 @@ def train(run: Path, behaviour: dict, stop: Stop) -> int:
         if stop.reason is not None:
             time.sleep(behaviour.get("save_seconds", 0))
             if leads:
-                append(events, event="preempted", reason=stop.reason)
+                append(events, event="preempted", reason=stop.reason, epoch=epoch, step=0)
             return INTERRUPTED
         print(f"epoch {epoch + 1}", flush=True)
         if leads:
@@ -103,6 +106,7 @@ def main() -> int:
     trace("start", run)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     watch = watched_launcher()
     if watch is not None:
         watch.request = stop

@@ -199,6 +199,10 @@ class SubmissionJournal:
         """Whether the wave called ``name`` was given up: its runs were, or will be, submitted under another name."""
         return any(row.get("event") == "refused" and row.get("name") == name for row in read_journal(self.path).rows)
 
+    def trouble(self, message: str, **details: Any) -> None:
+        """What went wrong with a task and has no record to stand in."""
+        self._append("trouble", message=message, **details)
+
     def _append(self, kind: str, **details: Any) -> None:
         with Journal(self.path) as journal:
             journal.append({"time": timestamp(), "event": kind, **details})

@@ -2,15 +2,14 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
 from typing import Protocol
 
-from normhpc.launch.ranks import Job, pump_output, train_command
+from normhpc.launch.ranks import Job, pump_output
 from normhpc.launch.worker import LAUNCHER_PIPE_VARIABLE
-
-_STOP_SECONDS = 120
 
 
 class Told(Protocol):
@@ -22,29 +21,25 @@ class Told(Protocol):
 class RemoteRank:
     """Starts this task's rank, copies its output into the run's log, passes on the wish to stop."""
 
-    def __init__(self, job: Job, rank: int, rendezvous: Path) -> None:
+    def __init__(self, command: list[str], job: Job, rank: int, rendezvous: Path, patience_seconds: float) -> None:
+        self._command = command
         self._job = job
         self._rank = rank
         self._rendezvous = rendezvous
+        self._patience_seconds = patience_seconds
 
     def run(self, signals: Told) -> int:
         """Train; returns the rank's exit code, negative for a signal."""
         self._job.folder.path.mkdir(parents=True, exist_ok=True)
         log = self._job.folder.log.open("ab", buffering=0)
-        process = subprocess.Popen(
-            train_command(self._job.folder),
-            env=self._environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        process = self._start()
         assert process.stdout is not None
         pump = threading.Thread(target=pump_output, args=(process.stdout, log, self._rank), daemon=True)
         pump.start()
         stopped = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(timeout=_STOP_SECONDS if stopped else 0.2)
+                code = process.wait(timeout=self._patience_seconds if stopped else 0.2)
                 break
             if stopped:
                 process.kill()
@@ -55,6 +50,20 @@ class RemoteRank:
         if process.stdin is not None:
             process.stdin.close()
         return code
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # a wish to stop waits until the rank can listen: one that died of it would leave its peers waiting
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        try:
+            return subprocess.Popen(
+                self._command,
+                env=self._environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
     def _environment(self) -> dict[str, str]:
         need = self._job.resources

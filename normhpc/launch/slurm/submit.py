@@ -123,7 +123,7 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
     jobs.mkdir(exist_ok=True)
     executor = ArrayExecutor(jobs)
     minutes = job_minutes(launch, cluster)
-    executor.update_parameters(**sbatch_parameters(launch, name, jobs, minutes))
+    executor.update_parameters(**sbatch_parameters(launch, name, jobs, minutes), teardown=after_lines(command))
     try:
         with clean_environment(launch):
             job_id: str | None = executor.submit_array_of(command, size)
@@ -149,6 +149,13 @@ def task_command(sweep_folder: Path, token: str, start: int) -> list[str]:
     return ["bash", "-c", 'trap "" USR2; exec "$@"', "task", *task]
 
 
+def after_lines(command: list[str]) -> list[str]:
+    """The end of the batch script: where ranks were lost, somebody must see to the rest."""
+    module = command.index("normhpc.launch.slurm.task") + 1
+    after = shlex.join([*command[command.index(sys.executable) : module], "--after", *command[module:]])
+    return ["code=$?", f"[ $code -eq 0 ] || {after}", "exit $code"]
+
+
 def sbatch_parameters(launch: Launch, name: str, jobs: Path, minutes: int) -> dict[str, Any]:
     """What submitit is told: the resources of the launch in the words of its profile; ``jobs`` is for its files."""
     need, profile = launch.resources, launch.profile
@@ -166,17 +173,23 @@ def sbatch_parameters(launch: Launch, name: str, jobs: Path, minutes: int) -> di
         "qos": profile.qos,
         "constraint": profile.constraint,
         "mem": f"{int(memory * need.runs_per_gpu * tasks * 1024)}M" if profile.memory else None,
-        "signal_delay_s": min(profile.signal_seconds, _SIGNAL_SHARE * minutes),
+        "signal_delay_s": warning_seconds(profile, minutes),
         "array_parallelism": profile.max_parallel or 1_000_000,
         "stderr_to_stdout": True,
         "wckey": None,
         # the ranks' output goes into the records; what a task itself prints, into one file for the whole array
         "srun_args": ["--kill-on-bad-exit=1", f"--output={jobs}/%A.out"],
-        "setup": [*profile.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
+        # a warning meant for the ranks must not end the script that waits for them
+        "setup": ["trap : USR2", *profile.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
         "additional_parameters": {"requeue": True, "output": f"{jobs}/%A.out", **profile.sbatch},
     }
     parameters |= _gpu_parameters(profile, need.gpus_per_node)
     return {key: value for key, value in parameters.items() if value is not None} | {"wckey": None}
+
+
+def warning_seconds(profile: Profile, minutes: int) -> int:
+    """How long before its limit a job is told to save itself, which must leave time to get anywhere at all."""
+    return min(profile.signal_seconds, _SIGNAL_SHARE * minutes)
 
 
 def job_minutes(launch: Launch, cluster: Cluster) -> int:
