@@ -3,7 +3,9 @@
 Nothing here but ``train`` and ``sweep --smoke`` ever loads torch: planning and watching run on a login node.
 """
 
+import errno
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from normhpc.errors import InputError, NormhpcError
+from normhpc.errors import InputError, NormhpcError, Problem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -159,9 +161,11 @@ def expand(
     if count:
         print(declared.count())
         return
-    write = sys.stdout.write
+    write, run = sys.stdout.write, None
     for run in declared.runs():
         write(f'{{"run_id": "{run.run_id}", "config": {run.config_json}}}\n')
+    if run is None:
+        raise InputError(f"{file}: no run is left; exclude or --only leaves nothing of it")
     for note in declared.notes:
         print(f"note: {note}", file=sys.stderr)
 
@@ -324,11 +328,38 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line. Mistakes of the user end with their text and exit code, without a traceback."""
+    _open_closed_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except NormhpcError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        _tell(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer must not fail again at exit
+        if error.errno != errno.EPIPE:
+            print(f"error: writing failed: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _tell(error: NormhpcError) -> None:
+    """Print what is wrong: a mistake in a file as ``file:line:column: ...``, which editors can follow."""
+    problems = error.problems if isinstance(error, InputError) else [Problem(str(error))]
+    for problem in problems:
+        prefix = "" if problem.line is not None else "error: "
+        for line in str(problem).splitlines():
+            print(f"{prefix}{line}", file=sys.stderr)
+
+
+def _open_closed_streams() -> None:
+    """Let what a shell closed (``>&-``) swallow what is written to it, and keep its number from the records."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "r" if number == 0 else "w"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (stays open)

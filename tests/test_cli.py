@@ -37,9 +37,9 @@ def test_mistakes_in_a_sweep_are_told_all_at_once_with_their_places() -> None:
     answer = normhpc("sweep", "bad.yaml", "--dry-run")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.splitlines() == [
-        "error: bad.yaml:3:3: base.epochz: unknown key 'epochz', did you mean 'epochs'? allowed: data, model, norm, act, "
+        "bad.yaml:3:3: base.epochz: unknown key 'epochz', did you mean 'epochs'? allowed: data, model, norm, act, "
         "augment, loss, optim, schedule, epochs, batch_size, precision, seed, probes, checkpoint, resources",
-        "error: bad.yaml:5:39: matrix.norm[1].groups: expected a positive integer, got -7",
+        "bad.yaml:5:39: matrix.norm[1].groups: expected a positive integer, got -7",
     ]
 
 
@@ -54,7 +54,7 @@ def test_run_that_cannot_be_trained_is_refused_with_its_place() -> None:
     answer = normhpc("sweep", "fakes.yaml", "--dry-run")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
-        "error: fakes.yaml:9:38: matrix.norm[1].groups: groups 3 does not divide the 4 channels of a layer of convnet; "
+        "fakes.yaml:9:38: matrix.norm[1].groups: groups 3 does not divide the 4 channels of a layer of convnet; "
         "what divides all its widths (4): 1, 2, 4\n"
     )
 
@@ -75,6 +75,23 @@ def test_expand_into_a_pipe_that_closes_early() -> None:
     command = f"'{sys.executable}' '{FAKE_CLI}' expand fakes.yaml | head -n 1 | wc -l"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("1", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "err"),
+    [
+        ("expand fakes.yaml >/dev/full", 1, "error: writing failed: No space left on device\n"),
+        ("schema run >/dev/full", 1, "error: writing failed: No space left on device\n"),
+        ("expand fakes.yaml >&-", 0, ""),
+        ("sweep fakes.yaml --dry-run --json >&- <&-", 0, ""),
+        ("expand none.yaml >&-", 2, "error: none.yaml: cannot be read: No such file or directory\n"),
+        ("expand none.yaml 2>&-", 2, ""),
+    ],
+)
+def test_output_that_is_full_or_closed_ends_without_a_traceback(arguments: str, code: int, err: str) -> None:
+    command = f"{sys.executable} -m normhpc {arguments}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", err)
 
 
 def test_status_of_folders_and_sweep_files(behave: Callable[..., None]) -> None:

@@ -6,14 +6,11 @@ defaults included, fields outside the identity left out, with ``schema_version``
 
 import hashlib
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from normhpc.files import canonical_json
-
-if TYPE_CHECKING:
-    from normhpc.config.run import RunConfig
 
 SCHEMA_VERSION = 1
 """Raised whenever a default or a meaning changes, so that old results never belong to new runs."""
@@ -36,16 +33,16 @@ def identity_of(value: Any) -> Any:
     return value
 
 
-def identity_json(config: "RunConfig") -> str:
-    """The canonical JSON that is hashed. ``checkpoint``, which has nothing in the identity, is absent."""
+def identity_json(config: BaseModel) -> str:
+    """The canonical JSON of a :class:`RunConfig` that is hashed. ``checkpoint``, which has nothing in the identity, is absent."""
     fields = {name: identity_of(getattr(config, name)) for name in type(config).model_fields}
     return canonical_json(
         {name: value for name, value in fields.items() if value != {}} | {"schema_version": SCHEMA_VERSION}
     )
 
 
-def run_id(config: "RunConfig") -> str:
-    """16 hex digits for ``config``."""
+def run_id(config: BaseModel) -> str:
+    """16 hex digits for a :class:`RunConfig`."""
     return hash_identity(identity_json(config))
 
 

@@ -26,7 +26,7 @@ class Finding(NamedTuple):
 
 def findings_of(error: ValidationError, model: type[BaseModel]) -> list[Finding]:
     """Every mistake ``error`` holds about a value for ``model``, in the order of the fields."""
-    return [_finding(details, model) for details in error.errors(include_url=False)]
+    return [_finding(details, model) for details in error.errors(include_url=False) if not _is_echo(details)]
 
 
 def validate_run(mapping: Mapping[str, Any], file: str = "") -> RunConfig:
@@ -102,6 +102,11 @@ def _finding(details: ErrorDetails, model: type[BaseModel]) -> Finding:
             return Finding(path, f"expected {expected}, got {shown(given)}{_hint(kind, context, given)}")
 
 
+def _is_echo(details: ErrorDetails) -> bool:
+    """Whether a list is called too short only because the validator left its wrong values out."""
+    return details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]
+
+
 def _without_tags(loc: Keys, model: type[BaseModel]) -> tuple[Keys, type[BaseModel] | None]:
     """``loc`` without the class names of chosen parts, and the part that owns its last key."""
     path: list[str | int] = []
@@ -135,6 +140,8 @@ _NOUNS = {
     "finite_number": "a finite number",
     "string_unicode": "valid Unicode text",
 }
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+"""What YAML 1.2 reads as a number when it is not quoted."""
 _BOUNDS = {
     "greater_than_equal": ("ge", ">="),
     "greater_than": ("gt", ">"),
@@ -174,16 +181,11 @@ def _choices(context: Mapping[str, Any]) -> list[str]:
 def _hint(kind: str, context: Mapping[str, Any], given: object) -> str:
     if kind == "literal_error":
         return did_you_mean(given, _choices(context))
-    if kind in ("int_type", "float_type") and isinstance(given, str) and _reads_as_number(given):
-        return ", a string: leave out the quotes"
+    if kind in ("int_type", "float_type") and isinstance(given, str):
+        if _NUMBER.fullmatch(given):
+            return ", a string: leave out the quotes"
+        if "_" in given and _NUMBER.fullmatch(given.replace("_", "")):
+            return ", a string: leave out the underscores"
     if kind == "bool_type" and str(given).lower() in ("yes", "no", "on", "off", "y", "n", "true", "false"):
         return ", a string: write true or false"
     return ""
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

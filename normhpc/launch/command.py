@@ -185,7 +185,8 @@ def _smoke(plan: Plan) -> list[dict[str, Any]]:
     from normhpc.launch.worker import try_cases
 
     cases = [
-        (plan.label(run), RunConfig.model_validate(json.loads(run.config_json))) for run in distinct_cases(plan.launch)
+        (plan.label(run), RunConfig.model_validate(json.loads(run.config_json)))
+        for run in distinct_cases(plan.sweep.runs())
     ]
     return try_cases(cases, tell=lambda line: print(line, file=sys.stderr, flush=True))
 

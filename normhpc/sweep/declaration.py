@@ -49,6 +49,8 @@ class Declaration:
     seeds: Sequence[int] | None = None
     only: Filter = field(default_factory=Filter)
     notes: list[str] = field(default_factory=list)
+    unclear: set[str] = field(default_factory=set)
+    """Fields that a rule would set whose condition cannot be read."""
 
 
 def read_declaration(
@@ -174,6 +176,8 @@ class _Reader:
             layer = read_layer(entry["set"], (*origin, "set"), self.mistakes)
             if condition is not None:
                 self.declared.rules.append(Rule(condition, by_field(layer)))
+            else:
+                self.declared.unclear.update(by_field(layer))
 
     def _exclude(self) -> None:
         for at, entry in enumerate(self._list("exclude", "conditions")):

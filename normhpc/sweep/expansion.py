@@ -51,7 +51,9 @@ class Expansion:
         when the expansion comes to it. Where the form has mistakes already, only fields without any are looked at,
         each by itself.
         """
-        unclear = mistakes.words() | {name for rule in self.declared.rules for name in rule.layer}
+        unclear = (
+            mistakes.words() | self.declared.unclear | {name for rule in self.declared.rules for name in rule.layer}
+        )
         formed = not mistakes
         for states in self._some_combinations():
             if not formed:
@@ -214,7 +216,8 @@ class Expansion:
         for state in states:
             for finding in state.findings:
                 origin, rest = state.raw.origin_of(tuple(map(str, finding.path)))
-                yield located(self.declared.document, origin, finding.message, rest, at_key=finding.unknown_key)
+                below = finding.path[len(finding.path) - len(rest) :]  # with the positions in lists as numbers
+                yield located(self.declared.document, origin, finding.message, below, at_key=finding.unknown_key)
 
     def _disagreement(self, found: tuple[str, str], fields: tuple[str, ...], states: Sequence[State]) -> Problem:
         """The problem at the value that set the path at fault, or else at one that set another field of the check."""

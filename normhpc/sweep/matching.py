@@ -6,10 +6,13 @@ A condition is true, false, or says nothing (None) where the configuration lacks
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from normhpc.config.base import shown_name
-from normhpc.config.problems import Keys, shown
+from pydantic import ValidationError, create_model
+
+from normhpc.config.base import Part, shown_name
+from normhpc.config.problems import Keys, findings_of, shown
 from normhpc.errors import did_you_mean
 from normhpc.sweep.paths import Node, Path, node_at, unknown_step
 from normhpc.sweep.places import Mistakes
@@ -81,12 +84,39 @@ def _check(value: Any, path: Path, origin: Keys, mistakes: Mistakes) -> Check:
         _note_unknown_name(value, node, origin, mistakes)
         return _at(("name",), lambda given: same(given, value))
     if isinstance(value, dict) or node.children:
-        expected = "a name or a mapping" if node.named else "a mapping" if node.children else "a value to compare with"
+        value_wanted = f"a value to compare with or one of {', '.join(OPERATORS)}"
+        expected = "a name or a mapping" if node.named else "a mapping" if node.children else value_wanted
         mistakes.add(origin, f"expected {expected}, got {shown(value)}")
     parent = node_at(path[:-1])
-    if path[-1] == "name" and parent is not None and parent.named:
+    assert parent is not None
+    if path[-1] == "name" and parent.named:
         _note_unknown_name(value, parent, origin, mistakes)
+    elif not node.children and not isinstance(value, dict) and (message := _impossible(value, path[-1], parent)):
+        mistakes.add(origin, message)
     return lambda given: same(given, value)
+
+
+def _impossible(value: Any, field: str, parent: Node) -> str | None:
+    """Why no kind of ``parent`` can have ``value`` in ``field``; None when one can."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # comparing, 2.0 is 2
+    message = None
+    for kind in parent.kinds:
+        if field in kind.model_fields:
+            alone = _field_alone(kind, field)
+            try:
+                alone.model_validate({field: value})
+            except ValidationError as error:
+                message = message or findings_of(error, alone)[0].message
+            else:
+                return None
+    return message
+
+
+@cache
+def _field_alone(kind: type[Part], field: str) -> type[Part]:
+    """A model with nothing but one field of ``kind``."""
+    return create_model("Alone", __base__=Part, **{field: (kind.model_fields[field].rebuild_annotation(), ...)})  # type: ignore[call-overload,no-any-return]
 
 
 def _comparison(value: Mapping[str, Any], path: Path, origin: Keys, mistakes: Mistakes) -> Check:
@@ -102,6 +132,9 @@ def _comparison(value: Mapping[str, Any], path: Path, origin: Keys, mistakes: Mi
                 mistakes.add(here, f"expected a list, got {shown(operand)}")
                 continue
             checks.append(_any([_check(item, path, (*here, at), mistakes) for at, item in enumerate(operand)]))
+        elif (node := node_at(path)) is not None and node.children:
+            fields = ", ".join(f"{'.'.join(path)}.{name}" for name in node.children)
+            mistakes.add(here, f"has no order; compare one of its fields: {fields}", at_key=True)
         elif isinstance(operand, bool) or not isinstance(operand, int | float):
             mistakes.add(here, f"expected a number, got {shown(operand)}")
         else:

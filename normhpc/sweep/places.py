@@ -7,6 +7,8 @@ from normhpc.config.problems import Keys, dotted
 from normhpc.errors import InputError, Problem
 from normhpc.sweep.yaml12 import Document
 
+_IN_CONDITION = re.compile(r"exclude\[|--only|when\[\d+\]\.match")
+
 
 class Mistakes:
     """Every problem found in one document so far, each told once, in the order of the file."""
@@ -25,8 +27,9 @@ class Mistakes:
             self._found.setdefault((problem.path, problem.line, problem.column), problem)
 
     def words(self) -> set[str]:
-        """Every key on the paths of the problems so far."""
-        return {word for problem in self._found.values() for word in re.split(r"[.\[\] ]", problem.path)}
+        """Every key on the paths of the problems so far; those in conditions say nothing of the values of runs."""
+        paths = [problem.path for problem in self._found.values() if not _IN_CONDITION.match(problem.path)]
+        return {word for path in paths for word in re.split(r"[.\[\] ]", path)}
 
     def __bool__(self) -> bool:
         return bool(self._found)

@@ -23,6 +23,8 @@ MESSAGES = [
     ({"norm": {1: 2}}, "norm[1]: expected a name as key, got 1"),
     ({"loss": {"label_smoothing": "0.1"}}, "loss.label_smoothing: expected a number, got '0.1', "
      "a string: leave out the quotes"),
+    ({"epochs": "1_000"}, "epochs: expected an integer, got '1_000', a string: leave out the underscores"),
+    ({"optim": {"lr": "inf"}}, "optim.lr: expected a number, got 'inf'"),
     ({"loss": {"label_smoothing": 1}}, "loss.label_smoothing: expected a number < 1, got 1"),
     ({"optim": {"lr": 0}}, "optim.lr: expected a positive number, got 0"),
     ({"optim": {"lr": float("inf")}}, "optim.lr: expected a finite number, got inf"),
@@ -35,6 +37,7 @@ MESSAGES = [
     ({"data": {"name": "synthetic", "num_classes": 1}}, "data.num_classes: expected an integer >= 2, got 1"),
     ({"data": {"name": "mnist", "path": 3}}, "data.path: expected a string, got 3"),
     ({"model": {"widths": [8, "x"]}}, "model.widths[1]: expected an integer, got 'x'"),
+    ({"model": {"widths": ["x"]}}, "model.widths[0]: expected an integer, got 'x'"),
     ({"model": {"widths": 8}}, "model.widths: expected a list, got 8"),
     ({"model": {"widths": []}}, "model.widths: expected at least 1 value, got []"),
     ({"model": {"widths": [1] * 7}}, "model.widths: expected at most 6 values, got [1, 1, 1, 1, 1, 1, 1]"),

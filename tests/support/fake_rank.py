@@ -104,7 +104,7 @@ def main() -> int:
     run = Path(sys.argv[1])
     behaviour, stop = behaviour_of(run), Stop()
     trace("start", run)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     watch = watched_launcher()

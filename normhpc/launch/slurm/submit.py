@@ -128,12 +128,13 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
         with clean_environment(launch):
             job_id: str | None = executor.submit_array_of(command, size)
     except (FailedSubmissionError, FailedJobError, OSError) as error:
+        if _is_limit(str(error)):
+            journal.refused(name, _first_line(str(error)))
+            return False
         # an answer that never came may still be an acceptance
         time.sleep(_SETTLE_SECONDS)
         job_id = _settle(journal, Cluster(), name, str(error))
         if job_id is None:
-            if _is_limit(str(error)):
-                return False
             raise SlurmError(f"sbatch refused {size} jobs: {_first_line(str(error))}") from None
     else:
         assert job_id is not None
@@ -156,9 +157,13 @@ def after_lines(command: list[str]) -> list[str]:
     return ["code=$?", f"[ $code -eq 0 ] || {after}", "exit $code"]
 
 
-def sbatch_parameters(launch: Launch, name: str, jobs: Path, minutes: int) -> dict[str, Any]:
-    """What submitit is told: the resources of the launch in the words of its profile; ``jobs`` is for its files."""
+def sbatch_parameters(launch: Launch, name: str, jobs: Path, minutes: int | None = None) -> dict[str, Any]:
+    """What submitit is told: the resources of the launch in the words of its profile; ``jobs`` is for its files.
+
+    ``minutes`` is the limit of a job where that is not the limit of a run.
+    """
     need, profile = launch.resources, launch.profile
+    minutes = minutes or need.minutes
     tasks = max(1, need.gpus_per_node)
     cpus = profile.cpus_per_gpu or need.cpus_per_gpu
     memory = profile.mem_gb_per_gpu or need.mem_gb_per_gpu

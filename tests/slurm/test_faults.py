@@ -1,0 +1,269 @@
+"""Faults caused on a real Slurm: every run ends finished exactly once, or with a state and reason that one understands."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.launches import alive, rows, until
+from support.slurm_sweeps import SlurmSweep, wrapper
+
+if TYPE_CHECKING:
+    from conftest import Minicluster
+
+HOST = os.uname().nodename
+KILLED_CLI = Path(__file__).parents[1] / "support" / "killed_cli.py"
+
+
+@pytest.fixture
+def cluster(minicluster: "Minicluster") -> Iterator["Minicluster"]:
+    yield minicluster
+    minicluster.cancel_all()
+
+
+def test_preemption_by_a_job_of_high_priority(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 30, "epoch_seconds": 0.1})
+    sweep.sweep()
+    sweep.until("started", 2)
+    options = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
+    high = cluster.submit(*options, "--wrap=sleep 1")
+    cluster.wait_for_state(high, "RUNNING", "COMPLETED")
+    assert set(row[1] for row in sweep.queue()) == {"PENDING"}
+    assert "nothing to submit" in sweep.sweep().err
+    sweep.wait()
+    sweep.assert_finished_once(2)
+    assert sweep.counts()["started"] == 2
+    assert sweep.counts()["resumed"] == 2
+
+
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_killed_rank_frees_the_allocation_and_is_named(cluster, tmp_path, ranks):
+    resources = {"nodes": 2, "gpus_per_node": 2} if ranks == 4 else {}
+    sweep = SlurmSweep(cluster, tmp_path, fakes={"epochs": 1, "epoch_seconds": 600}, resources=resources)
+    sweep.sweep()
+    until(lambda: len(rows(sweep.trace)) == ranks)
+    sweep.until("started")
+    victim = next(row for row in rows(sweep.trace) if row["RANK"] == str(ranks - 1))
+    os.kill(victim["pid"], signal.SIGKILL)
+    freed = sweep.wait(60)
+    print(f"allocation free {freed:.1f} s after the death of a rank of {ranks}")
+    event = sweep.events(sweep.records()[0])[-1]
+    assert event["event"] == "lost"
+    assert event["message"] == f"rank {ranks - 1} on {HOST} was killed by SIGKILL"
+    assert not any(alive(row["pid"]) for row in rows(sweep.trace))
+
+
+def test_rank_that_raises_is_told_with_its_exception(cluster, tmp_path):
+    fakes = {"faults": {"1": "raise"}, "epoch_seconds": 600}
+    sweep = SlurmSweep(cluster, tmp_path, fakes=fakes, resources={"nodes": 2, "gpus_per_node": 1})
+    sweep.sweep()
+    sweep.until("failed")
+    sweep.wait(60)
+    failed = next(event for event in sweep.events(sweep.records()[0]) if event["event"] == "failed")
+    assert (failed["class"], failed["rank"]) == ("ValueError", 1)
+
+
+def test_killed_run_leaves_the_rest_of_its_chunk(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=3, resources={"nodes": 2, "gpus_per_node": 1, "runs_per_job": 3})
+    behaviour = {"1": {"faults": {"1": "die"}, "epoch_seconds": 600}, "default": {}}
+    sweep.sweep(env={"FAKE_RANKS": json.dumps(behaviour)})
+    sweep.wait(60)
+    assert len(sweep.finished()) == 2
+    assert sweep.counts()["lost"] == 1
+    assert sweep.counts()["started"] == 3
+
+
+def test_node_that_loses_power(cluster, tmp_path):
+    sweep = SlurmSweep(
+        cluster, tmp_path, fakes={"epochs": 60, "epoch_seconds": 0.2}, profile={"sbatch": {"nodelist": "n1"}}
+    )
+    sweep.sweep()
+    sweep.until("started")
+    time.sleep(1)
+    cluster.kill_node("n1", with_jobs=True)
+    began = time.monotonic()
+    until(lambda: sweep.jobs("PENDING"), 60)
+    cluster.start_node("n1")
+    while not sweep.counts()["resumed"]:
+        sweep.hurry()
+        assert time.monotonic() - began < 60
+    print(f"training goes on {time.monotonic() - began:.1f} s after the loss of the node")
+    sweep.wait()
+    sweep.assert_finished_once(1)
+
+
+def test_node_that_slurm_gives_up_but_that_trains_on(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, fakes={"epochs": 1, "epoch_seconds": 32})
+    sweep.sweep()
+    sweep.until("started")
+    node = cluster.run("squeue", "--noheader", "--format=%N").stdout.strip()
+    cluster.kill_node(node)
+    try:
+        until(lambda: sweep.jobs("PENDING"), 60)
+        sweep.wait()
+        sweep.assert_finished_once(1)
+        assert sweep.counts()["started"] == 1
+    finally:
+        cluster.start_node(node)
+
+
+def test_controller_restarted_in_the_middle_of_a_sweep(cluster, tmp_path):
+    limit = ("sacctmgr", "-i", "modify", "user", "root", "set")
+    sweep = SlurmSweep(cluster, tmp_path, seeds=10, fakes={"epoch_seconds": 0.5}, resources={"gpus_per_node": 0})
+    cluster.run(*limit, "MaxSubmitJobs=4")
+    try:
+        sweep.sweep()
+        sweep.until("finished", 1)
+        assert cluster.command("restart-controller", "--after", "3").returncode == 0
+        sweep.wait()
+    finally:
+        cluster.run(*limit, "MaxSubmitJobs=-1")
+    sweep.assert_finished_once(10)
+    assert set(sweep.submitted_chunks().values()) == {1}
+
+
+TIMED_OUT = 'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'
+UNREACHABLE = 'echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller" >&2; exit 1'
+
+
+def test_sbatch_that_fails(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=3)
+    answer = sweep.sweep(env=wrapper(tmp_path, "sbatch", UNREACHABLE, sweep.env), code=1)
+    assert answer.err.endswith(
+        "error: sbatch refused 3 jobs: sbatch: error: Batch job submission failed: Unable to contact slurm controller\n"
+    )
+    assert not sweep.queue()
+    sweep.sweep()
+    assert len(sweep.queue()) == 3
+    sweep.wait()
+    sweep.assert_finished_once(3)
+
+
+def test_sbatch_that_succeeds_but_says_it_timed_out(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=3)
+    assert (
+        "3 submitted"
+        in sweep.sweep(env=wrapper(tmp_path, "sbatch", f'$REAL "$@" >/dev/null; {TIMED_OUT}', sweep.env)).err
+    )
+    assert "nothing to submit" in sweep.sweep().err
+    assert set(sweep.submitted_chunks().values()) == {1}
+    sweep.wait()
+    sweep.assert_finished_once(3)
+
+
+def test_sbatch_that_is_accepted_long_after_it_timed_out(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=3, fakes={"epoch_seconds": 1})
+    late = f'(sleep 6; exec $REAL "$@") >/dev/null 2>&1 & {TIMED_OUT}'
+    assert "refused 3 jobs" in sweep.sweep(env=wrapper(tmp_path, "sbatch", late, sweep.env), code=1).err
+    sweep.sweep()
+    until(
+        lambda: (
+            len(
+                {row[2] for row in sweep.queue()}
+                | {row.get("name") for row in sweep.journal if row["event"] == "refused"}
+            )
+            > 1
+        )
+    )
+    time.sleep(5)
+    sweep.wait()
+    sweep.assert_finished_once(3)
+    assert "believed to be refused" in sweep.outputs()
+
+
+def test_sweep_killed_at_each_step_of_its_submission(cluster, tmp_path):
+    points = int(os.environ.get("NORMHPC_TEST_KILL_POINTS", "20"))
+    sweeps = []
+    for point in range(1, points + 1):
+        sweep = SlurmSweep(
+            cluster, tmp_path, name=f"k{point}", resources={"gpus_per_node": 0}, profile={"sbatch": {"hold": True}}
+        )
+        content = json.loads(sweep.path.read_text())
+        # two shapes, so two arrays
+        content |= {"seeds": [0, 1, 2], "when": [{"match": {"seed": 2}, "set": {"resources.minutes": 7}}]}
+        sweep.path.write_text(json.dumps(content))
+        command = [sys.executable, str(KILLED_CLI), *sweep.sweep_command()[2:]]
+        sweeps.append(
+            (
+                sweep,
+                subprocess.Popen(
+                    command,
+                    cwd=tmp_path,
+                    env=sweep.env
+                    | {"KILL_AT": str(point), "PYTHONPATH": f"{KILLED_CLI.parents[1]}:{sweep.env['PYTHONPATH']}"},
+                ),
+            )
+        )
+        if point % 2 == 0:
+            for _, process in sweeps[-2:]:
+                assert process.wait(60) == -signal.SIGKILL
+    for sweep, process in sweeps:
+        process.wait()
+        sweep.sweep()
+        assert "nothing to submit" in sweep.sweep().err
+        queued = [name for _, _, name in sweep.queue() if any(row.get("name") == name for row in sweep.journal)]
+        assert len(queued) == 3, (sweep.name, queued, sweep.journal)
+
+
+def test_two_sweeps_started_at_once_by_two_shells(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=4)
+    both = [sweep.background() for _ in range(2)]
+    told = sorted((process.wait(60), process.communicate()[1]) for process in both)
+    assert told[0][0] == 0
+    assert told[1][0] == 0 or "another normhpc sweep is launching this sweep" in told[1][1]
+    sweep.wait()
+    sweep.assert_finished_once(4)
+    assert set(sweep.submitted_chunks().values()) == {1}
+
+
+def test_record_folder_that_cannot_be_written(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=3, resources={"runs_per_job": 3}, profile={"sbatch": {"hold": True}})
+    sweep.sweep()
+    ids = next(row for row in sweep.journal if row["event"] == "launch")["chunks"][0]
+    barred = sweep.runs / ids[1]
+    barred.mkdir()
+    immutable = subprocess.run(["chattr", "+i", str(barred)], capture_output=True).returncode == 0
+    if not immutable:
+        barred.rmdir()
+        barred.write_text("in the way")
+    try:
+        cluster.run("scontrol", "release", *sweep.jobs())
+        sweep.wait()
+    finally:
+        if immutable:
+            subprocess.run(["chattr", "-i", str(barred)], check=True)
+    assert sweep.finished().keys() == {ids[0], ids[2]}
+    trouble = next(row for row in sweep.journal if row["event"] == "trouble")
+    assert re.match(
+        rf"{barred}: cannot be started \((Operation not permitted|File exists|Not a directory)\)", trouble["message"]
+    )
+    if not immutable:
+        barred.unlink()
+    sweep.sweep()
+    cluster.run("scontrol", "release", *sweep.jobs())
+    sweep.wait()
+    sweep.assert_finished_once(3)
+
+
+def test_cancelled_task_says_so_and_goes_on_with_the_next_launch(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 20, "epoch_seconds": 0.2})
+    sweep.sweep()
+    sweep.until("started", 2)
+    time.sleep(0.5)
+    cluster.run("scancel", sweep.jobs()[0])
+    sweep.wait()
+    assert len(sweep.finished()) == 1
+    cancelled = next(run for run in sweep.records() if run.name not in sweep.finished())
+    last = sweep.events(cancelled)[-1]
+    assert (last["event"], last["reason"]) == ("cancelled", "Slurm stopped the job")
+    assert "1 run in 1 job" in sweep.sweep().err
+    sweep.wait()
+    sweep.assert_finished_once(2)
+    assert sweep.counts()["resumed"] == 1
