@@ -79,12 +79,11 @@ def load_profile(name: str | None) -> Profile:
     try:
         return Profile.model_validate(value)
     except ValidationError as error:
-        raise InputError(
-            [
-                Problem(finding.message, dotted(finding.path), str(file), *_place(document, finding))
-                for finding in findings_of(error, Profile)
-            ]
-        ) from None
+        problems = [
+            Problem(finding.message, dotted(finding.path), str(file), *_place(document, finding))
+            for finding in findings_of(error, Profile)
+        ]
+        raise InputError(sorted(problems, key=lambda problem: problem.line or 0)) from None
 
 
 def _place(document: Any, finding: Any) -> tuple[int | None, int | None]:
