@@ -13,7 +13,11 @@ def code_version() -> dict[str, Any]:
     """Version of normhpc, git commit of its checkout and whether files differ from it; null outside a checkout."""
     root = Path(normhpc.__file__).resolve().parents[1]
     commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no") if commit is not None else None
+    changes = (
+        _git(root, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        if commit is not None
+        else None
+    )
     return {
         "version": normhpc.__version__,
         "commit": commit,

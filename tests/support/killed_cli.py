@@ -1,6 +1,7 @@
-"""The ``normhpc`` command line of :mod:`support.slurm_cli` with a power cut built in: KILL_AT=N ends it with SIGKILL
-at its N-th step of a submission. A step is the moment before, or after, a file of the submission is written or sbatch
-is called. With KILL_AT=0 it prints the steps instead.
+"""``normhpc sweep`` of :mod:`support.slurm_cli`, killed at each step of a submission, and then called twice more.
+
+``python killed_cli.py POINTS [OPTION ...]`` does so for the sweeps ``k1.yaml`` to ``kPOINTS.yaml``. A step is the moment
+before, or after, a file of the submission is written or sbatch is called. Each call is a fork, which saves the imports.
 """
 
 import functools
@@ -19,15 +20,15 @@ from normhpc.launch.slurm.submit import ArrayExecutor
 from normhpc.record.journal import Journal
 
 seen = 0
+kill_at = 0
 
 
 def step(name: str) -> None:
     global seen
     seen += 1
-    if int(os.environ["KILL_AT"]) == seen:
+    if kill_at == seen:
+        print(f"killing {name}", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    if os.environ["KILL_AT"] == "0":
-        print(f"step {seen}: {name}", file=sys.stderr)
 
 
 def stepping(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,9 +49,31 @@ def append(self: Journal, row: dict[str, Any]) -> None:
 
 real_append = Journal.append
 
+
+def call(arguments: list[str], kill: int) -> int:
+    """Exit code of ``normhpc sweep`` in a process of its own, negative for a signal."""
+    global kill_at
+    child = os.fork()
+    if not child:
+        kill_at, sys.argv = kill, ["normhpc", "sweep", *arguments]
+        code = 1
+        try:
+            slurm_cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 if __name__ == "__main__":
     Journal.append = append  # type: ignore[method-assign, assignment]
     ArrayExecutor._submit_command = stepping("sbatch", ArrayExecutor._submit_command)
     journal.replace_file = stepping("chunks", journal.replace_file)
     snapshot.shutil.rmtree = stepping("snapshot", shutil.rmtree)  # type: ignore[attr-defined]
-    slurm_cli.main()
+    for point in range(1, int(sys.argv[1]) + 1):
+        arguments = [f"k{point}.yaml", *sys.argv[2:]]
+        first, second, third = (call(arguments, kill) for kill in (point, 0, 0))
+        print(f"point {point}: killed by {-first}, then {second}, then {third}", flush=True)

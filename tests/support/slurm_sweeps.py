@@ -50,7 +50,7 @@ class SlurmSweep:
         self.env = cluster.env | {
             "FAKE_RANKS": json.dumps({"default": fakes or {}}),
             "FAKE_TRACE": str(self.trace),
-            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/tests",
         }
         self.declare(seeds, resources, base)
         (folder / "profile.yaml").write_text(yaml.safe_dump(PROFILE | (profile or {})))

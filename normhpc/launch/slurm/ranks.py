@@ -1,15 +1,25 @@
 """One rank of a run whose ranks are tasks of one Slurm step, possibly on several nodes."""
 
-import contextlib
 import os
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Protocol
 
 from normhpc.launch.ranks import Job, pump_output
 from normhpc.launch.worker import LAUNCHER_PIPE_VARIABLE
+
+_POLL_SECONDS = 0.1
+
+PEERS_SECONDS = 10
+"""What ranks are given to notice that one of them is gone."""
+
+
+def end_file(rendezvous: Path) -> Path:
+    """Where a task says that its rank has ended badly, so that the others do not wait for it."""
+    return rendezvous.with_name(f"{rendezvous.name}.end")
 
 
 class Told(Protocol):
@@ -27,6 +37,8 @@ class RemoteRank:
         self._rank = rank
         self._rendezvous = rendezvous
         self._patience_seconds = patience_seconds
+        self.killed = False
+        """Whether the rank did not end by itself."""
 
     def run(self, signals: Told) -> int:
         """Train; returns the rank's exit code, negative for a signal."""
@@ -36,16 +48,18 @@ class RemoteRank:
         assert process.stdout is not None
         pump = threading.Thread(target=pump_output, args=(process.stdout, log, self._rank), daemon=True)
         pump.start()
-        stopped = False
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(timeout=self._patience_seconds if stopped else 0.2)
-                break
-            if stopped:
-                process.kill()
-            elif signals.told:
-                stopped = True
+        deadline = None
+        while (code := process.poll()) is None:
+            now = time.monotonic()
+            if deadline is None and signals.told:
+                deadline = now + self._patience_seconds
                 process.terminate()
+            if deadline is None and end_file(self._rendezvous).exists():
+                deadline = now + PEERS_SECONDS
+            if deadline is not None and now > deadline:
+                self.killed = True
+                process.kill()
+            time.sleep(_POLL_SECONDS)
         pump.join(timeout=5)
         if process.stdin is not None:
             process.stdin.close()

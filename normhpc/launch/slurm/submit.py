@@ -30,6 +30,13 @@ _SIGNAL_SHARE = 15
 """Seconds of warning for each minute of the limit, at most: Slurm may warn a minute early, and a quarter is enough."""
 
 
+_START = (
+    "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR2]); "
+    "from normhpc.launch.slurm.task import start; start()"
+)
+"""Starts a task. Its imports take half a second, in which signals wait."""
+
+
 class ArrayExecutor(SlurmExecutor):
     """submitit's batch script and sbatch call, for an array of a plain command instead of pickled functions.
 
@@ -123,7 +130,9 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
     jobs.mkdir(exist_ok=True)
     executor = ArrayExecutor(jobs)
     minutes = job_minutes(launch, cluster)
-    executor.update_parameters(**sbatch_parameters(launch, name, jobs, minutes), teardown=after_lines(command))
+    executor.update_parameters(
+        **sbatch_parameters(launch, name, jobs, minutes), teardown=after_lines(sweep_folder, launch.token, start)
+    )
     try:
         with clean_environment(launch):
             job_id: str | None = executor.submit_array_of(command, size)
@@ -145,15 +154,15 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
 
 def task_command(sweep_folder: Path, token: str, start: int) -> list[str]:
     """What every rank of an array task starts."""
-    task = [sys.executable, "-u", "-m", "normhpc.launch.slurm.task", str(sweep_folder.absolute()), token, str(start)]
+    task = [sys.executable, "-u", "-c", _START, str(sweep_folder.absolute()), token, str(start)]
     # until Python listens, a warning would kill it
     return ["bash", "-c", 'trap "" USR2; exec "$@"', "task", *task]
 
 
-def after_lines(command: list[str]) -> list[str]:
+def after_lines(sweep_folder: Path, token: str, start: int) -> list[str]:
     """The end of the batch script: where ranks were lost, somebody must see to the rest."""
-    module = command.index("normhpc.launch.slurm.task") + 1
-    after = shlex.join([*command[command.index(sys.executable) : module], "--after", *command[module:]])
+    module = ["-u", "-m", "normhpc.launch.slurm.task", "--after"]
+    after = shlex.join([sys.executable, *module, str(sweep_folder.absolute()), token, str(start)])
     return ["code=$?", f"[ $code -eq 0 ] || {after}", "exit $code"]
 
 

@@ -1,7 +1,7 @@
 """What one array task does on its node: train the runs of its chunk, hand back what it cannot finish, submit more.
 
-Started as ``python -m normhpc.launch.slurm.task SWEEP_FOLDER TOKEN START``, once per rank; with ``--after`` by the
-batch script, once, when the ranks ended badly.
+Started with the arguments SWEEP_FOLDER TOKEN START, once per rank; with ``--after`` before them by the batch script,
+once, when the ranks ended badly.
 """
 
 import contextlib
@@ -22,8 +22,9 @@ from normhpc.launch.ranks import Command, Job, train_command, was_stopped
 from normhpc.launch.slots import Slot, visible_gpus
 from normhpc.launch.slurm.cluster import SlurmError, ask
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal
-from normhpc.launch.slurm.ranks import RemoteRank
+from normhpc.launch.slurm.ranks import RemoteRank, end_file
 from normhpc.launch.slurm.submit import submit_what_fits, warning_seconds
+from normhpc.launch.worker import INTERRUPTED
 from normhpc.record import SEALED, RunFolder, append_event, read_status
 from normhpc.record.folder import host_name
 from normhpc.record.journal import read_journal
@@ -32,6 +33,7 @@ _ATTEMPTS = 6
 """How often Slurm is asked for the same thing, each time after twice the wait: a controller restarts in a minute."""
 
 _TOLD_SECONDS = 1.0
+_EXPLANATION_SECONDS = 5.0
 
 _STUCK_AFTER = 3
 """Stops by the time limit without a step in between, after which a run is not given another try."""
@@ -46,6 +48,8 @@ def main(sweep_folder: Path, token: str, start: int) -> int:
         return 0
     train = _train_packed if chunk.launch.resources.ranks == 1 else _train_together
     complete = train(chunk, signals)
+    if _leads():
+        _clear_meetings(sweep_folder)
     if _leads() and signals.told:
         return _hand_back(chunk, signals)
     if _leads() and complete:
@@ -60,7 +64,7 @@ def after_failure(sweep_folder: Path, token: str, start: int) -> int:
     if rest and any(_ended_here(job) for job in chunk.jobs):
         return _requeue(rest)
     for job in rest:
-        if job.folder.run_json.exists():
+        if _in_flight(job):
             _tell(job, "lost", message=f"its job ended without a word; see {chunk.output}")
     _submit_more(sweep_folder)
     return 0
@@ -107,6 +111,7 @@ class SignalNotes:
         signal.signal(signal.SIGUSR2, self._note)
         signal.signal(signal.SIGTERM, self._note)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR2])
 
     def wait(self, seconds: float) -> None:
         """Wait for a signal; Slurm signals the ranks too, and this one may have been quicker."""
@@ -145,7 +150,7 @@ def _train_packed(chunk: Chunk, signals: SignalNotes) -> bool:
     waiting, complete = chunk.open_jobs(), True
     while waiting and not signals.told:
         # a node that Slurm gave up may still be training a run: it is left to it until it ends
-        free = [job for job in waiting if not job.folder.is_held()]
+        free = [job for job in waiting if not job.folder.is_held() and read_status(job.folder).state not in SEALED]
         tried: list[Job] = []
         launcher = LocalLauncher(
             _slots(chunk.launch.resources),
@@ -185,9 +190,10 @@ def _noting(job: Job, tried: list[Job]) -> Job:
 def _train_together(chunk: Chunk, signals: SignalNotes) -> bool:
     """Runs of several ranks, one after another; this task is one rank of each. True when all were run.
 
-    A rank that is lost ends this task, with which srun ends the others: no peer waits for it, and the node is free.
+    A rank that ends badly takes its peers along: those of the last run by ending this task, after which srun ends the
+    others; those of an earlier run by a file beside the meeting point, so that the allocation goes on to the next run.
     """
-    rank = int(os.environ["SLURM_PROCID"])
+    rank, complete = int(os.environ["SLURM_PROCID"]), True
     todo = {job.label for job in chunk.open_jobs()}
     for number, job in enumerate(chunk.jobs):
         if job.label not in todo:
@@ -200,16 +206,16 @@ def _train_together(chunk: Chunk, signals: SignalNotes) -> bool:
             return False
         remote = RemoteRank(chunk.command(job.folder), job, rank, meeting, chunk.patience_seconds)
         code = remote.run(signals)
-        if rank == 0:
-            _close_meeting(meeting)
         if was_stopped(code):
             signals.wait(_TOLD_SECONDS)
-        if signals.told:
+        if signals.told or code == INTERRUPTED:
+            signals.told = True  # by its peers, whose tasks know why
             return False
-        if code != 0 and read_status(job.folder).state not in (*SEALED, "failed"):
-            _tell_loss(job, rank, code)
-            return False
-    return True
+        if code != 0:
+            complete = False
+            _tell_loss(job, rank, code, remote.killed)
+            end_file(meeting).touch()
+    return complete
 
 
 def _open_meeting(chunk: Chunk, job: Job, meeting: Path, signals: SignalNotes) -> bool:
@@ -234,14 +240,7 @@ def _await_meeting(meeting: Path, signals: SignalNotes) -> bool:
         if signals.told:
             return False
         time.sleep(0.1)
-        with contextlib.suppress(OSError):
-            os.utime(meeting.parent)  # makes a network file system look again
     return True
-
-
-def _close_meeting(meeting: Path) -> None:
-    for path in (meeting, _go_file(meeting)):
-        path.unlink(missing_ok=True)
 
 
 def _go_file(meeting: Path) -> Path:
@@ -254,6 +253,13 @@ def rendezvous_file(job: Job, number: int) -> Path:
     place.mkdir(exist_ok=True)
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     return place / f"{os.environ['SLURM_JOB_ID']}-{restart}-{number}"
+
+
+def _clear_meetings(sweep_folder: Path) -> None:
+    """Remove the meeting points of this attempt. Those who still look for them are about to be ended."""
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    for path in (sweep_folder / ".slurm" / "rendezvous").glob(f"{os.environ.get('SLURM_JOB_ID', '')}-{restart}-*"):
+        path.unlink(missing_ok=True)
 
 
 # ---- telling --------------------------------------------------------------------------------------------------------
@@ -275,11 +281,16 @@ def _tell(job: Job, kind: str, **details: Any) -> None:
     append_event(job.folder, kind, **slurm_origin(), **details)
 
 
-def _tell_loss(job: Job, rank: int, code: int) -> None:
-    """Say who was lost; a rank that ended by itself has said so, or only lost a peer that says so."""
-    if code < 0:
-        message = f"rank {rank} on {host_name()} was killed by {signal.Signals(-code).name}"
-        _tell(job, "lost", rank=rank, message=message)
+def _tell_loss(job: Job, rank: int, code: int, killed: bool) -> None:
+    """Say who was lost. A rank that ended by itself has said so, or has lost a peer, whose task gets time to say so."""
+    if code < 0 and not killed:
+        _tell(
+            job, "lost", rank=rank, message=f"rank {rank} on {host_name()} was killed by {signal.Signals(-code).name}"
+        )
+        return
+    deadline = time.monotonic() + _EXPLANATION_SECONDS
+    while not _ended_here(job) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _say(chunk: Chunk, problem: object) -> None:
@@ -383,9 +394,12 @@ def _submit_more(sweep_folder: Path) -> None:
             return
 
 
+def start() -> None:
+    """What ``python -m normhpc.launch.slurm.task`` does."""
+    *after, sweep_folder, token, first = sys.argv[1:]
+    act = after_failure if after else main
+    sys.exit(act(Path(sweep_folder), token, int(first)))
+
+
 if __name__ == "__main__":
-    act = main
-    if sys.argv[1] == "--after":
-        act = after_failure
-        del sys.argv[1]
-    sys.exit(act(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    start()

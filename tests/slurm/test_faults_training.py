@@ -1,0 +1,95 @@
+"""Real trainings disturbed on a real Slurm end with the weights of the undisturbed ones, bit for bit."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support.launches import until
+from support.slurm_sweeps import SlurmSweep
+from support.trainings import TINY, outcome
+
+from normhpc.record import RunFolder
+
+if TYPE_CHECKING:
+    from conftest import Minicluster
+
+SIGNALS = int(os.environ.get("NORMHPC_TEST_SIGNALS", "2"))
+"""How many USR2 a run of 2 nodes x 2 ranks gets; 50 take a quarter of an hour."""
+
+BASE = TINY | {"batch_size": 12, "checkpoint": {"every_epochs": 10_000}}
+
+
+@pytest.fixture
+def cluster(minicluster: "Minicluster") -> Iterator["Minicluster"]:
+    yield minicluster
+    minicluster.cancel_all()
+
+
+def local_outcome(sweep: SlurmSweep, ranks: int) -> dict:
+    """What the same run gives when nothing disturbs it."""
+    runs = sweep.folder / "local"
+    sweep.call(sweep.command("sweep", sweep.path, "--local", "--slots", ranks, "--runs", runs))
+    return outcome(RunFolder(next(runs.glob("*/*/run.json")).parent))
+
+
+def test_random_warnings_over_two_nodes_of_two_ranks(cluster, tmp_path):
+    epochs = 150 + 150 * SIGNALS
+    resources = {"nodes": 2, "gpus_per_node": 2, "minutes": 60}
+    sweep = SlurmSweep(cluster, tmp_path, base=BASE | {"epochs": epochs}, resources=resources, real=True)
+    sweep.sweep()
+    chance = random.Random(0)
+    for number in range(1, SIGNALS + 1):
+        while sweep.counts()["submitted"] < number:
+            sweep.hurry()
+            time.sleep(0.1)
+        time.sleep(chance.uniform(0, 12))
+        assert not sweep.counts()["finished"], f"finished before signal {number}"
+        cluster.run("scancel", "--signal=USR2", sweep.jobs()[0])
+        sweep.until("requeued", number)
+        assert sweep.counts()["preempted"] == number
+    sweep.wait(300)
+    sweep.assert_finished_once(1)
+    counts = sweep.counts()
+    assert (counts["preempted"], counts["requeued"], counts["started"], counts["resumed"]) == (
+        SIGNALS,
+        SIGNALS,
+        1,
+        SIGNALS,
+    )
+    assert outcome(RunFolder(sweep.records()[0])) == local_outcome(sweep, 4)
+
+
+def test_killed_rank_of_two_nodes(cluster, tmp_path):
+    base = BASE | {"epochs": 100_000}
+    sweep = SlurmSweep(cluster, tmp_path, base=base, resources={"nodes": 2, "gpus_per_node": 1}, real=True)
+    sweep.sweep()
+    sweep.until("started")
+    run = sweep.records()[0]
+    until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size)
+    started = next(event for event in sweep.events(run) if event["event"] == "started")
+    os.kill(started["pids"][1], signal.SIGKILL)
+    freed = sweep.wait(60)
+    print(f"allocation free {freed:.1f} s after the death of rank 1 of 2")
+    lost = [event for event in sweep.events(run) if event["event"] == "lost"]
+    assert [event["message"] for event in lost] == [f"rank 1 on {os.uname().nodename} was killed by SIGKILL"]
+    assert sweep.events(run)[-1]["event"] == "lost"
+
+
+def test_eight_two_rank_runs_at_once_on_one_host(cluster, tmp_path):
+    runs = int(os.environ.get("NORMHPC_TEST_CONCURRENT", "4"))
+    sweep = SlurmSweep(
+        cluster,
+        Path(tmp_path),
+        seeds=runs,
+        base=BASE | {"epochs": 2},
+        resources={"nodes": 2, "gpus_per_node": 0},
+        real=True,
+    )
+    sweep.sweep()
+    sweep.wait(240)
+    sweep.assert_finished_once(runs)
