@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.complete
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test test-slurm check lock clean
 
 setup: $(SETUP)
 
@@ -31,6 +31,10 @@ check: $(SETUP)
 
 test: check
 	$(BIN)/pytest
+
+# on a real Slurm that the tests start themselves (Debian: slurm-wlm slurmdbd munge mariadb-server, as root)
+test-slurm: $(SETUP)
+	NORMHPC_TEST_SLURM=1 NORMHPC_REQUIRE_SLURM=1 $(BIN)/pytest tests/slurm tests/launch/slurm
 
 # new pins, without a word of where they were found
 lock: $(SETUP)

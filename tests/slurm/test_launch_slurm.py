@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +16,24 @@ if TYPE_CHECKING:
     from conftest import Minicluster
 
 
+@pytest.fixture(scope="module")
+def limited(minicluster: "Minicluster", tmp_path_factory: pytest.TempPathFactory) -> SlurmSweep:
+    """Two runs in one job that is too short for them; it goes on while the other tests of this file run."""
+    resources = {"minutes": 1, "gpus_per_node": 0, "runs_per_job": 2, "runs_per_gpu": 2}
+    fakes = {"epochs": 115, "epoch_seconds": 0.4}
+    folder = tmp_path_factory.mktemp("limited")
+    sweep = SlurmSweep(minicluster, folder, seeds=2, resources=resources, fakes=fakes, name="limited")
+    sweep.sweep()
+    return sweep
+
+
 @pytest.fixture
-def cluster(minicluster: "Minicluster") -> Iterator["Minicluster"]:
+def cluster(minicluster: "Minicluster", limited: SlurmSweep) -> Iterator["Minicluster"]:
     yield minicluster
-    minicluster.cancel_all()
+    spared = {job.partition("_")[0] for job in limited.jobs()}
+    jobs = set(minicluster.run("squeue", "--noheader", "--format=%F").stdout.split()) - spared
+    if jobs:
+        minicluster.run("scancel", *jobs)
 
 
 def test_array_of_runs_and_nothing_new_the_second_time(cluster, tmp_path):
@@ -34,7 +50,8 @@ def test_array_of_runs_and_nothing_new_the_second_time(cluster, tmp_path):
 
 
 def test_leaked_variables_change_nothing_and_slurm_conf_is_kept(cluster, tmp_path):
-    sweep = SlurmSweep(cluster, tmp_path, seeds=1, resources={"nodes": 2, "gpus_per_node": 2})
+    fakes = {"epoch_seconds": 3}  # until the last rank has come
+    sweep = SlurmSweep(cluster, tmp_path, fakes=fakes, resources={"nodes": 2, "gpus_per_node": 2})
     leaked = {
         "RANK": "7",
         "WORLD_SIZE": "9",
@@ -62,30 +79,17 @@ def test_leaked_variables_change_nothing_and_slurm_conf_is_kept(cluster, tmp_pat
 def test_submission_from_inside_a_job(cluster, tmp_path):
     sweep = SlurmSweep(cluster, tmp_path, seeds=2)
     script = tmp_path / "job.sh"
-    lines = [f"export {name}={json.dumps(value)}" for name, value in sweep.env.items() if name.startswith("FAKE_")]
-    quoted = " ".join(f"'{word}'" for word in sweep.sweep_command())
-    script.write_text(
-        "\n".join(["#!/bin/bash", f"cd {tmp_path}", f"export PYTHONPATH={sweep.env['PYTHONPATH']}", quoted])
-    )
-    lines_file = tmp_path / "out"
-    del lines
-    cluster.run(
-        "sbatch",
-        "-W",
-        "-N2",
-        "-n2",
-        "--gres=gpu:1",
-        f"--output={lines_file}",
-        f"--export=ALL,FAKE_TRACE={sweep.trace}",
-        str(script),
-    )
+    exports = [f"export {name}={shlex.quote(sweep.env[name])}" for name in ("FAKE_RANKS", "FAKE_TRACE", "PYTHONPATH")]
+    script.write_text("\n".join(["#!/bin/bash", f"cd {tmp_path}", *exports, shlex.join(sweep.sweep_command())]) + "\n")
+    cluster.run("sbatch", "-W", "-N2", "-n2", "--gres=gpu:1", f"--output={tmp_path}/out", str(script))
     sweep.wait()
     sweep.assert_finished_once(2)
 
 
 def test_waves_within_max_submit_jobs_with_nobody_left_behind(cluster, tmp_path):
     runs = 40
-    sweep = SlurmSweep(cluster, tmp_path, seeds=runs, fakes={"epoch_seconds": 0.1}, resources={"gpus_per_node": 0})
+    resources = {"gpus_per_node": 0, "runs_per_job": 2, "runs_per_gpu": 2}
+    sweep = SlurmSweep(cluster, tmp_path, seeds=runs, resources=resources)
     calls = tmp_path / "calls"
     env = wrapper(tmp_path, "sbatch", f'echo x >>{calls}; exec $REAL "$@"', sweep.env)
     limit = ("sacctmgr", "-i", "modify", "user", "root", "set")
@@ -100,7 +104,7 @@ def test_waves_within_max_submit_jobs_with_nobody_left_behind(cluster, tmp_path)
     sweep.assert_finished_once(runs)
     assert most <= 5
     assert set(sweep.submitted_chunks().values()) == {1}
-    assert len(calls.read_text().split()) <= runs
+    assert len(calls.read_text().split()) <= runs // 2
 
 
 def test_limit_that_cannot_be_read_beforehand_is_found_by_halving(cluster, tmp_path):
@@ -145,19 +149,39 @@ def test_packed_runs_share_a_job_and_leave_each_other_alone(cluster, tmp_path):
 
 
 def test_edited_code_does_not_reach_queued_runs(cluster, tmp_path):
-    import shutil
-
     checkout = tmp_path / "checkout"
-    shutil.copytree(
-        Path(__file__).parents[2] / "normhpc", checkout / "normhpc", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    sweep = SlurmSweep(cluster, tmp_path, seeds=1)
-    env = {"PYTHONPATH": str(checkout)}
-    blocker = cluster.submit("-N2", "--exclusive", "--output=/dev/null", "--wrap=sleep 100")
-    cluster.wait_for_state(blocker, "RUNNING")
-    sweep.sweep(env=env)
-    for module in ("launch/worker.py", "launch/slurm/task.py", "train/__init__.py"):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(Path(__file__).parents[2] / "normhpc", checkout / "normhpc", ignore=ignored)
+    sweep = SlurmSweep(cluster, tmp_path, profile={"sbatch": {"hold": True}})
+    sweep.sweep(env={"PYTHONPATH": str(checkout)})
+    for module in ("launch/worker.py", "launch/slurm/task.py", "record/__init__.py"):
         (checkout / "normhpc" / module).write_text("raise SystemExit('edited')\n")
-    cluster.run("scancel", blocker)
+    sweep.release()
     sweep.wait()
     sweep.assert_finished_once(1)
+
+
+def test_more_runs_than_one_array_holds(cluster, slurm_folder, tmp_path):
+    small = type(cluster)(slurm_folder / "m")
+    assert small.command("up", "--nodes", "1", "--gpus", "0", "--set", "MaxArraySize=11").returncode == 0
+    try:
+        resources = {"gpus_per_node": 0, "runs_per_job": 2, "runs_per_gpu": 2}
+        sweep = SlurmSweep(small, tmp_path, seeds=24, resources=resources)
+        assert "24 runs in 12 jobs, 12 submitted" in sweep.sweep().err
+        assert [(row["start"], row["stop"]) for row in sweep.journal if row["event"] == "intent"] == [
+            (0, 10),
+            (10, 12),
+        ]
+        sweep.wait(120)
+        sweep.assert_finished_once(24)
+    finally:
+        assert small.command("down").returncode == 0
+
+
+def test_time_limit_stops_saves_and_goes_on(cluster, limited):
+    limited.wait(150)
+    limited.assert_finished_once(2)
+    counts = limited.counts()
+    assert counts["requeued"] >= 2
+    assert counts["resumed"] == counts["preempted"] == counts["requeued"]
+    assert counts["started"] == 2

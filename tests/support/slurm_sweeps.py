@@ -101,10 +101,15 @@ class SlurmSweep:
 
     # ---- watching ---------------------------------------------------------------------------------------------------
 
-    def queue(self, fields: str = "%i|%T|%j") -> list[list[str]]:
+    def queue(self, fields: str = "%i|%T") -> list[list[str]]:
         """Array tasks of this sweep in the queue."""
-        text = self.cluster.run("squeue", "--noheader", "--array", f"--format={fields}").stdout
-        return [line.split("|") for line in text.splitlines() if "nh-" in line]
+        text = self.cluster.run("squeue", "--noheader", "--array", f"--format=%j|{fields}").stdout
+        names = {row["name"] for row in self.journal if row["event"] == "intent"}
+        return [line.split("|")[1:] for line in text.splitlines() if line.split("|")[0] in names]
+
+    def release(self) -> None:
+        """Let go of jobs that were submitted held."""
+        self.cluster.run("scontrol", "release", *self.jobs())
 
     def jobs(self, *states: str) -> list[str]:
         return [row[0] for row in self.queue() if not states or row[1] in states]
@@ -120,7 +125,7 @@ class SlurmSweep:
         return time.monotonic() - began
 
     def hurry(self) -> None:
-        for job in [row[0] for row in self.queue("%i|%r|%j") if row[1] == "BeginTime"]:
+        for job in [row[0] for row in self.queue("%i|%r") if row[1] == "BeginTime"]:
             self.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
 
     def until(self, kind: str, count: int = 1, seconds: float = 60) -> float:

@@ -1,11 +1,13 @@
 """What ranks say to each other."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from normhpc.train.world import World
+from normhpc.train.world import World, joined_world
 
 
 def together(rank: int, size: int) -> dict[str, Any]:
@@ -17,3 +19,12 @@ def together(rank: int, size: int) -> dict[str, Any]:
         "broadcast": world.broadcast({"from": rank}),
         "leads": world.leads,
     }
+
+
+def meet(place: str, run: int, rank: int) -> None:
+    """Join the other rank of ``run`` and write down what the two have added up."""
+    os.environ.update({"RANK": str(rank), "WORLD_SIZE": "2", "NORMHPC_RENDEZVOUS": f"{place}/{run}"})
+    os.environ.update({"MASTER_ADDR": "nowhere", "MASTER_PORT": "1"})
+    with joined_world() as world:
+        total = world.sum(torch.tensor([run + rank]))
+    Path(f"{place}/{run}.{rank}").write_text(str(int(total)))

@@ -13,6 +13,9 @@ from normhpc.launch.worker import LAUNCHER_PIPE_VARIABLE
 
 _POLL_SECONDS = 0.1
 
+_WISHES = (signal.SIGTERM, signal.SIGUSR2)
+"""What asks a rank to stop; Slurm sends it to the ranks as well as to their tasks."""
+
 PEERS_SECONDS = 10
 """What ranks are given to notice that one of them is gone."""
 
@@ -67,7 +70,7 @@ class RemoteRank:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # a wish to stop waits until the rank can listen: one that died of it would leave its peers waiting
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        signal.pthread_sigmask(signal.SIG_BLOCK, _WISHES)
         try:
             return subprocess.Popen(
                 self._command,
@@ -77,7 +80,7 @@ class RemoteRank:
                 stderr=subprocess.STDOUT,
             )
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _WISHES)
 
     def _environment(self) -> dict[str, str]:
         need = self._job.resources

@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
 from normhpc.launch.profile import Profile
 from normhpc.launch.slurm.cluster import Cluster, SlurmError, ask
-from normhpc.launch.slurm.journal import Launch, SubmissionJournal, Wave
+from normhpc.launch.slurm.journal import Launch, SubmissionJournal, Submittable, Wave
+from normhpc.launch.slurm.states import Queue
+from normhpc.record import SEALED, RunFolder, read_status
 
 _LEAKING = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_", "MASTER_", "TORCHELASTIC_")
 _LEAKING_NAMES = (
@@ -29,6 +31,8 @@ _SETTLE_SECONDS = 2.0
 _SIGNAL_SHARE = 15
 """Seconds of warning for each minute of the limit, at most: Slurm may warn a minute early, and a quarter is enough."""
 
+
+SubmittableRun = TypeVar("SubmittableRun", bound=Submittable)
 
 _START = (
     "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR2]); "
@@ -89,6 +93,25 @@ def _worth_it(room: int, launches: Sequence[Launch], cluster: Cluster) -> bool:
     queued = [job for job in cluster.my_jobs("nh-") if job.name in names]
     pending = sum(job.state == "PENDING" for job in queued)
     return not pending or room * 3 >= len(queued)
+
+
+def take_over(journal: SubmissionJournal, runs: Sequence[SubmittableRun], cluster: Cluster) -> Sequence[SubmittableRun]:
+    """Those of ``runs`` that nobody is at: since they were planned, another call may have submitted some.
+
+    Called with the journal held. A launch that has tasks in the queue goes on submitting what is left of it; of one
+    that has none the rest is closed, because these runs are among ``runs`` when they are still wanted.
+    """
+    settle_intents(journal, cluster)
+    names = {job.name for job in cluster.my_jobs("nh-")}
+    left = [launch for launch in journal.launches() if not launch.closed]
+    journal.close([launch for launch in left if not any(wave.name in names for wave in launch.waves)])
+    sweep_folder = journal.folder.parent
+    queued = Queue().runs_of(sweep_folder) or {}
+    return [run for run in runs if run.run_id not in queued and not _is_sealed(sweep_folder / run.run_id)]
+
+
+def _is_sealed(path: Path) -> bool:
+    return path.exists() and read_status(RunFolder(path)).state in SEALED
 
 
 def settle_intents(journal: SubmissionJournal, cluster: Cluster) -> None:
@@ -195,7 +218,11 @@ def sbatch_parameters(launch: Launch, name: str, jobs: Path, minutes: int | None
         "srun_args": ["--kill-on-bad-exit=1", f"--output={jobs}/%A.out"],
         # a warning meant for the ranks must not end the script that waits for them
         "setup": ["trap : USR2", *profile.setup, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"],
-        "additional_parameters": {"requeue": True, "output": f"{jobs}/%A.out", **profile.sbatch},
+        "additional_parameters": {
+            "requeue": True,
+            "output": f"{jobs}/%A.out",
+            **{name: value for name, value in profile.sbatch.items() if value is not False},
+        },
     }
     parameters |= _gpu_parameters(profile, need.gpus_per_node)
     return {key: value for key, value in parameters.items() if value is not None} | {"wckey": None}

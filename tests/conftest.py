@@ -1,0 +1,13 @@
+"""The tests that start a real Slurm are asked for by name: ``make test-slurm``."""
+
+import os
+from pathlib import Path
+
+NEEDS_SLURM = {Path("tests/slurm"), Path("tests/launch/slurm")}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the folders that need a cluster, unless NORMHPC_TEST_SLURM says otherwise."""
+    if os.environ.get("NORMHPC_TEST_SLURM"):
+        return None
+    return collection_path.relative_to(config.rootpath) in NEEDS_SLURM or None
