@@ -6,7 +6,7 @@ from pathlib import Path
 from support.trainings import _warm_server
 from support.worlds import meet
 
-RUNS = 16
+RUNS = 64
 
 
 def test_sixty_four_runs_of_two_ranks_meet_at_once(tmp_path: Path) -> None:
