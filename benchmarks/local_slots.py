@@ -51,10 +51,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         trial = Path(place) / "trial"
         trial.mkdir()
-        _, (short,) = launch(trial, 1, 1, 1)
-        (Path(place) / "trial2").mkdir()
-        _, (longer,) = launch(Path(place) / "trial2", 1, 41, 1)
-        epochs = max(1, round((arguments.seconds - short) / (longer - short) * 40))
+        _, (start,) = launch(trial, 1, 20, 1)
+        (summary,) = (json.loads(path.read_text()) for path in trial.glob("busy/*/summary.json"))
+        # of the trial's length, what is not training is the start, which every run pays as well
+        training = summary["seconds"]
+        epochs = max(1, round((arguments.seconds - (start - training)) / (training / 20)))
         full = Path(place) / "full"
         full.mkdir()
         wall, lengths = launch(full, arguments.runs, epochs, arguments.slots)
