@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-NEEDS_SLURM = {Path("tests/slurm"), Path("tests/launch/slurm")}
+NEEDS_SLURM = {Path("tests/slurm")}
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Leave out the folders that need a cluster, unless NORMHPC_TEST_SLURM says otherwise."""
+    """Leave out the folder that needs a cluster, unless NORMHPC_TEST_SLURM says otherwise."""
     if os.environ.get("NORMHPC_TEST_SLURM"):
         return None
     return collection_path.relative_to(config.rootpath) in NEEDS_SLURM or None

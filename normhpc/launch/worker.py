@@ -105,6 +105,7 @@ def run_rank(run_dir: Path) -> int:
     """
     early = EarlyStop()
     watch = watched_launcher()
+    has_peers = os.environ.get("WORLD_SIZE", "1") != "1"
     from normhpc.record import RunFolder
 
     RunFolder(run_dir).read_run()  # a slip is told before torch is loaded, which takes seconds
@@ -119,20 +120,25 @@ def run_rank(run_dir: Path) -> int:
             run(run_dir, request)
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr, flush=True)
-            return INTERRUPTED
+            return _leave(INTERRUPTED, at_once=watch is not None)
         except NormhpcError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-            return _leave(error.exit_code)
+            return _leave(error.exit_code, at_once=has_peers)
         except Exception:
             traceback.print_exc()  # recorded by run()
-            return _leave(1)
-    return 0
+            return _leave(1, at_once=has_peers)
+    return _leave(0, at_once=watch is not None)
 
 
-def _leave(code: int) -> int:
-    """``code``, at once where there are peers: no collective and no clean-up that could wait for one on the way out."""
+def _leave(code: int, *, at_once: bool) -> int:
+    """``code``, or the end of this process with it ``at_once``.
+
+    A rank that failed must not wait for its peers in a clean-up; one that is done has closed all its files, and
+    under a launcher the second that Python takes to unload torch would be a second of an idle slot.
+    """
+    sys.stdout.flush()
     sys.stderr.flush()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if at_once:
         os._exit(code)
     return code
 

@@ -81,7 +81,7 @@ def _train(training: Training) -> dict[str, Any]:
     """All epochs that are left, the test, the seal."""
     try:
         while training.state.position.epoch < training.config.epochs:
-            decision = _train_epoch(training)
+            decision = train_epoch(training)
             _end_epoch(training, decision)
         _test(training)
     except Diverged as diverged:
@@ -98,7 +98,7 @@ def _test(training: Training) -> None:
         raise Diverged(training.config.epochs * training.steps_per_epoch)
 
 
-def _train_epoch(training: Training) -> Decision:
+def train_epoch(training: Training) -> Decision:
     """The steps that are left of the current epoch. Returns the decision that stands at its end."""
     state, config, world = training.state, training.config, training.world
     position, steps = state.position, training.steps_per_epoch

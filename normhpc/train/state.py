@@ -68,8 +68,10 @@ class Measured(NamedTuple):
     step: int
     loss: Tensor
     """(): sum over images."""
-    right: Tensor
-    """(N,) bool."""
+    logits: Tensor
+    """(N, classes)."""
+    labels: Tensor
+    """(N,) int64."""
 
 
 @dataclass(slots=True)
@@ -102,10 +104,11 @@ class TrainState:
         losses = torch.stack([measured.loss for measured in self.pending]).tolist()
         for measured, loss in zip(self.pending, losses, strict=True):
             self.sums.loss += loss
-            self.sums.images += len(measured.right)
+            self.sums.images += len(measured.labels)
             if self.first_bad_step is None and not math.isfinite(loss):
                 self.first_bad_step = measured.step
-        self.sums.top1 += int(torch.cat([measured.right for measured in self.pending]).sum())
+        logits, labels = (torch.cat(parts) for parts in zip(*((m.logits, m.labels) for m in self.pending), strict=True))
+        self.sums.top1 += int((logits.argmax(dim=1) == labels).sum())
         self.pending.clear()
 
     def shared(self) -> dict[str, Any]:

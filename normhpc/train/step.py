@@ -30,6 +30,9 @@ def train_step(
         state.optimizer,
         config.optim.lr * lr_factor(config.schedule, position.updates, updates_per_epoch, config.epochs),
     )
+    # Here and not after the update: gradients that stay until now keep glibc from handing the heap back to the
+    # system between steps, only to fault it in again (a tenth of the time of a ResNet-20 on a CPU).
+    state.optimizer.zero_grad(set_to_none=True)
     share = rows[rank_share(len(rows), world.rank, world.size)]
     pieces = config.optim.accumulate
     for piece in range(pieces):
@@ -38,9 +41,10 @@ def train_step(
             with autocast(config.precision, world.device):
                 logits = state.forward(images)
                 loss = summed_loss(logits, labels, config.loss)
-            torch.autograd.backward(state.scaler.scale(loss * (world.size / len(rows))))
+            # the factor goes in as the gradient to start from: one kernel instead of a product and its derivative
+            torch.autograd.backward(state.scaler.scale(loss), torch.full_like(loss, world.size / len(rows)))
         step = position.epoch * updates_per_epoch + position.step
-        state.pending.append(Measured(step, loss.detach(), logits.detach().argmax(dim=1) == labels))
+        state.pending.append(Measured(step, loss.detach(), logits.detach(), labels))
     if _apply_gradients(state):
         position.updates += 1
     position.step += 1
@@ -63,7 +67,6 @@ def _apply_gradients(state: TrainState) -> bool:
     else:
         state.optimizer.step()
         applied = True
-    state.optimizer.zero_grad(set_to_none=True)
     if applied:
         for post_step in state.post_steps:
             post_step()

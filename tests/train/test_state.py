@@ -10,7 +10,8 @@ from normhpc.train.state import Clock, EpochSums, Measured
 
 
 def measured(step, loss, right):
-    return Measured(step, torch.tensor(loss), torch.tensor(right))
+    logits = torch.tensor([[0.0, 1.0] if hit else [1.0, 0.0] for hit in right])
+    return Measured(step, torch.tensor(loss), logits, torch.ones(len(right), dtype=torch.int64))
 
 
 def test_throughput_is_that_of_the_steady_state_or_the_nearest_there_is():
@@ -48,7 +49,7 @@ def test_sums_do_not_depend_on_when_they_are_read():
     for every in (1, 3, 20):
         _, state, _ = ready()
         for step, loss in enumerate(losses):
-            state.pending.append(Measured(step, loss, torch.tensor([True])))
+            state.pending.append(measured(step, float(loss), [True]))
             if step % every == 0:
                 state.settle()
         state.settle()

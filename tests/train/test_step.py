@@ -95,10 +95,10 @@ def test_fp16_leaves_out_a_step_that_overflows():
     state.settle()
     assert state.first_bad_step is None  # the loss itself is a number
     assert state.scaler.get_scale() == 2.0**99
-    assert all(parameter.grad is None for parameter in state.model.parameters())
     state.scaler._scale.fill_(2.0**10)
     take(config, state, batches, 1)
     assert (state.position.step, state.position.updates) == (3, 2)
+    assert all(value.isfinite().all() for value in parameters(state).values())  # nothing is left of the overflow
     # the schedule counts updates: second of four of the warmup, not third
     assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 2 / 4)
 
