@@ -1,9 +1,14 @@
 """The tests that start a real Slurm are asked for by name: ``make test-slurm``."""
 
 import os
+import signal
 from pathlib import Path
 
 NEEDS_SLURM = {Path("tests/slurm")}
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts the tests in the background ignores it for them, and they for all that they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path, config):

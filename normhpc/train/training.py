@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import data as image_data
 from normhpc.config import RunConfig
@@ -15,6 +17,8 @@ from normhpc.errors import InputError, Problem
 from normhpc.norms import merged_running_statistics, running_statistics
 from normhpc.record import RecordWriter, RunFolder, RunInfo
 from normhpc.train.checkpoint import load_checkpoint, save_checkpoint
+from normhpc.train.metrics import summed_loss
+from normhpc.train.precision import autocast
 from normhpc.train.setup import (
     build_batches,
     build_state,
@@ -98,6 +102,7 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
         agreement=Agreement(world),
     )
     resumed = load_checkpoint(folder, info.run_id, training.state, world, training.shares)
+    _settle_buckets(training)
     position = training.state.position
     training.epochs_before = position.epoch
     pids = world.gather(os.getpid())
@@ -112,6 +117,28 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
         data_digest=images.digest,
     )
     return training
+
+
+def _settle_buckets(training: Training) -> None:
+    """Let DDP arrange its gradients for good, by one pass that learns nothing.
+
+    It arranges them anew after its first backward pass, and where a value lies decides in which order its addends
+    from more than two ranks are summed: without this, the first step after a resumption would round otherwise than
+    the same step of the uninterrupted run.
+    """
+    state, world = training.state, training.world
+    if world.size <= 2 or not isinstance(state.forward, DistributedDataParallel):
+        return
+    buffers = {name: value.clone() for name, value in state.model.named_buffers()}
+    rows = np.arange(training.shares[world.rank])
+    images, labels = training.train.train(rows, epoch=0)
+    with autocast(training.config.precision, world.device):
+        loss = summed_loss(state.forward(images), labels, training.config.loss)
+    torch.autograd.backward(loss)
+    state.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, value in state.model.named_buffers():
+            value.copy_(buffers[name])
 
 
 def _check_batch(config: RunConfig, rows: int, ranks: int, file: str) -> None:

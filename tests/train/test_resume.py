@@ -1,13 +1,29 @@
 """An interrupted run that goes on ends with the same weights and metrics as the uninterrupted one, to the last bit."""
 
+import os
 import random
+import signal
+import time
 
 import pytest
 import torch
-from support.trainings import SMALL, TINY, StopAfter, events, metrics, new_run, outcome, train_in_pieces
+from support.trainings import (
+    SMALL,
+    TINY,
+    StopAfter,
+    events,
+    exit_codes,
+    metrics,
+    new_run,
+    outcome,
+    start_ranks,
+    train_in_pieces,
+    train_on_ranks,
+)
 from torch import nn
 
 from normhpc import models
+from normhpc.launch.worker import INTERRUPTED
 from normhpc.record.journal import read_journal
 from normhpc.train import Interrupted, run
 
@@ -88,6 +104,24 @@ def test_randomness_inside_the_network(tmp_path, monkeypatch):
     train_in_pieces(cut, [2, 3])
     assert outcome(cut) == outcome(whole)
     assert outcome(whole)["metrics"] != outcome(plain)["metrics"]
+
+
+def test_three_ranks_stopped_again_and_again(tmp_path):
+    """More than two addends make the order of a sum matter, and DDP would choose it anew in each process."""
+    changes = {"epochs": 80, "batch_size": 12, "checkpoint": {"every_epochs": 10_000}}
+    whole, cut = new_run(tmp_path / "whole", TINY, changes), new_run(tmp_path / "cut", TINY, changes)
+    train_on_ranks(whole, 3)
+    for rank, size in enumerate((1_000, 5_000, 15_000)):
+        ranks = start_ranks(cut, 3)
+        while all(process.is_alive() for process in ranks) and not (
+            cut.metrics.exists() and cut.metrics.stat().st_size > size
+        ):
+            time.sleep(0.01)
+        os.kill(ranks[rank].pid, signal.SIGUSR2)
+        assert exit_codes(ranks) == [INTERRUPTED] * 3
+    train_on_ranks(cut, 3)
+    assert [event for event in events(cut) if event in ("started", "resumed")] == ["started"] + ["resumed"] * 3
+    assert outcome(cut) == outcome(whole)
 
 
 def test_checkpoints_more_often_change_nothing(tmp_path):

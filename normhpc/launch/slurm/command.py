@@ -21,7 +21,7 @@ from normhpc.launch.slurm.cluster import Cluster, Partition
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal, Submittable
 from normhpc.launch.slurm.snapshot import snapshot_code
 from normhpc.launch.slurm.states import Queue
-from normhpc.launch.slurm.submit import ArrayExecutor, sbatch_parameters, submit_what_fits
+from normhpc.launch.slurm.submit import ArrayExecutor, sbatch_parameters, submit_what_fits, take_over
 from normhpc.record import STATES, RunFolder, State, read_status
 from normhpc.sweep.plan import Plan
 
@@ -97,14 +97,18 @@ def submit_runs(
 ) -> int:
     """Submit ``runs`` of the sweep in ``sweep_folder``. Returns how many array tasks Slurm has taken.
 
-    What Slurm's limits do not let in yet is submitted by the tasks that end. Raises :class:`InputError`, before
-    anything is submitted, for a request that the partition can never fulfil.
+    What another call has submitted since ``runs`` were planned is left out. What Slurm's limits do not let in yet is
+    submitted by the tasks that end. Raises :class:`InputError`, before anything is submitted, for a request that the
+    partition can never fulfil.
     """
     check_request([run.resources for run in runs], profile, cluster)
     with held_sweep(sweep_folder):
         journal = SubmissionJournal(sweep_folder)
         with journal.held():
-            journal.close([launch for launch in journal.launches() if not launch.closed])
+            runs = take_over(journal, runs, cluster)
+            if not runs:
+                console.print(f"{sweep_folder.name}: nothing to submit, another call has just done so", soft_wrap=True)
+                return 0
             code = snapshot_code(journal.folder)
             shapes = sorted(runs, key=_shape)
             launches = [
