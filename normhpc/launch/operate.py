@@ -14,7 +14,6 @@ from rich.console import Console
 from normhpc.config import Resources, RunConfig
 from normhpc.errors import InputError
 from normhpc.launch.code import code_version
-from normhpc.launch.failures import FailureGroup, Why, group_failures
 from normhpc.launch.live import LineWatcher
 from normhpc.launch.local import LocalLauncher, counted, held_sweep
 from normhpc.launch.ranks import Command, Job, train_command
@@ -26,6 +25,7 @@ from normhpc.launch.targets import Target
 from normhpc.record import SEALED, RunFolder, append_event, read_status, state_with_queue
 from normhpc.record.folder import host_name
 from normhpc.record.journal import read_journal
+from normhpc.results.failures import FailureGroup, Why, group_failures
 from normhpc.sweep.plan import Plan
 
 _MORE = 2

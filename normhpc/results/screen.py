@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from normhpc.record import STATES
-from normhpc.results.status import Progress, QueueLookup, SweepStatus, no_queue, sweep_statuses
+from normhpc.results.status import Failure, Progress, QueueLookup, SweepStatus, no_queue, sweep_statuses
 
 _REFRESH_SECONDS = 2.0
 _SHOWN = 10
@@ -59,13 +59,23 @@ def _render(statuses: Sequence[SweepStatus]) -> Group:
         for run in status.in_flight[:_SHOWN]:
             shown_epochs = "?" if run.epochs is None else run.epochs
             running.add_row(run.run_id, _label(run.swept), f"{run.epoch or 0}/{shown_epochs}", _newest(run))
-        for failure in status.failures[:_SHOWN]:
-            why = (failure.message.splitlines() or [""])[0]
-            failed.add_row(failure.run_id, _label(failure.swept), f"{failure.error}: {why}")
+        groups = _alike(status.failures)
+        for first, *others in groups[:_SHOWN]:
+            why = (first.message.splitlines() or [""])[0]
+            ids = f"{first.run_id} and {len(others)} alike" if others else first.run_id
+            failed.add_row(ids, _label(first.swept), f"{first.error}: {why}")
         _tell_rest(running, len(status.in_flight))
-        _tell_rest(failed, len(status.failures))
+        _tell_rest(failed, len(groups))
     notes = [f"note: {note}" for status in statuses for note in status.notes]
     return Group(*[table for table in (counts, running, failed) if table.row_count], *notes)
+
+
+def _alike(failures: Sequence[Failure]) -> list[list[Failure]]:
+    """Failures by fault, the most frequent first."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        groups.setdefault(failure.fingerprint, []).append(failure)
+    return sorted(groups.values(), key=len, reverse=True)
 
 
 def _newest(run: Progress) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from normhpc.files import read_json
 from normhpc.record import IN_FLIGHT, STATES, RunFolder, RunStatus, State, state_with_queue
+from normhpc.results.failures import fingerprint
 from normhpc.results.find import find_runs, find_runs_if_any
 from normhpc.results.records import read_state
 
@@ -36,12 +37,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A failed run: the class and message of the error that ended it."""
+    """A failed run: the class and message of the error that ended it, and which errors are the same fault."""
 
     run_id: str
     swept: Mapping[str, Any]
     error: str
     message: str
+    fingerprint: str
+    """See :func:`~normhpc.results.failures.fingerprint`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,7 @@ def _failure(folder: RunFolder, status: RunStatus) -> Failure:
         swept=_asked_for(folder).get("swept") or {},
         error=str(status.event.get("class", "")),
         message=str(status.event.get("message", "")),
+        fingerprint=fingerprint(status.event),
     )
 
 

@@ -39,6 +39,19 @@ def put(sweep: Path, name: str, *kinds: str, state: str | None = None, **failure
     return folder
 
 
+def test_failures_of_one_fault_are_one_line(tmp_path: Path) -> None:
+    for number, name in enumerate(("aaaa", "bbbb", "cccc")):
+        put(tmp_path / "x", name, "failed", **{"class": "ValueError"}, message=f"{number} groups do not divide 16")
+    put(tmp_path / "x", "dddd", "failed", **{"class": "KeyError"}, message="'x'")
+    shown = Screen()
+    show_status([tmp_path], shown.console, as_json=False)
+    label = "data=digits norm=group norm.groups=8"
+    assert shown.lines[-2:] == [
+        f"aaaa and 2 alike  {label}  ValueError: 0 groups do not divide 16",
+        f"dddd              {label}  KeyError: 'x'",
+    ]
+
+
 def test_counts_running_and_failed(tmp_path: Path) -> None:
     put(tmp_path / "x", "aaaa", state="finished")
     put(tmp_path / "x", "bbbb", "failed", **{"class": "ValueError"}, message="odd [red]shape[/] at x.yaml:100:9\nmore")
@@ -64,7 +77,7 @@ def test_counts_running_and_failed(tmp_path: Path) -> None:
 
 def test_more_than_ten_are_counted(tmp_path: Path) -> None:
     for number in range(13):
-        put(tmp_path / "x", f"{number:016x}", "failed", **{"class": "E"}, message="m")
+        put(tmp_path / "x", f"{number:016x}", "failed", **{"class": "E"}, message=chr(97 + number))
     shown = Screen()
     show_status([tmp_path], shown.console, as_json=False)
     assert shown.lines[-2].split()[0] == f"{9:016x}"

@@ -19,7 +19,8 @@ def test_counts_progress_and_errors_of_each_sweep(tmp_path):
     nothing = dict.fromkeys(("new", "submitted", "running", "finished", "failed", "diverged", "cancelled", "lost"), 0)
     assert demo.counts == nothing | {"finished": 4, "failed": 1, "diverged": 1}
     (failure,) = demo.failures
-    assert failure == Failure(failure.run_id, {"norm": "layer"}, "OutOfMemory", "2 GiB more than there are")
+    told = ("OutOfMemory", "2 GiB more than there are", failure.fingerprint)
+    assert failure == Failure(failure.run_id, {"norm": "layer"}, *told)
     assert (second.sweep, second.total, second.failures) == ("second", 3, ())
     assert second.counts == nothing | {"new": 1, "running": 1, "cancelled": 1}
     assert second.in_flight == (
@@ -69,7 +70,8 @@ def test_damaged_files_are_told_or_passed_over_never_fatal(tmp_path):
     diverged_run(tmp_path, {"seed": 2})
     (status,) = sweep_statuses([tmp_path])
     assert {state: count for state, count in status.counts.items() if count} == {"lost": 1, "failed": 1, "diverged": 1}
-    assert status.failures == (Failure(failed.path.name, {}, "OutOfMemory", "2 GiB more than there are"),)
+    (failure,) = status.failures
+    assert (failure.run_id, failure.swept, failure.error) == (failed.path.name, {}, "OutOfMemory")
     assert status.notes == (
         f"{sealed.summary}: says neither finished nor diverged; delete it, the run will write it again",
     )

@@ -83,9 +83,8 @@ def test_node_that_loses_power(cluster, tmp_path):
     began = time.monotonic()
     until(lambda: sweep.jobs("PENDING"), 60)
     cluster.start_node("n1")
-    while not sweep.counts()["resumed"]:
-        sweep.hurry()
-        assert time.monotonic() - began < 60
+    # nothing hurries it: Slurm waits until the credentials of the lost job have run out, or takes the new one for it
+    sweep.until("resumed")
     print(f"training goes on {time.monotonic() - began:.1f} s after the loss of the node")
     sweep.wait()
     sweep.assert_finished_once(1)

@@ -17,6 +17,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 PROFILE = {"partition": "gpu", "gpus": "gres", "mem_gb_per_gpu": 0.4, "signal_seconds": 60}
 
+CREDENTIAL_SECONDS = 3
+"""A job that starts in the same second in which its former start was ended is taken for that one by its nodes."""
+
 FAST = {
     "data": {"name": "synthetic", "images": 64, "test_images": 16, "channels": 1, "height": 8, "width": 8},
     "model": {"name": "convnet", "widths": [4]},
@@ -45,6 +48,7 @@ class SlurmSweep:
         self.folder = folder
         self.name = name
         self.real = real
+        self._waiting_since: dict[tuple[str, ...], float] = {}
         self.path = folder / f"{name}.yaml"
         self.trace = folder / "trace.jsonl"
         self.env = cluster.env | {
@@ -125,8 +129,12 @@ class SlurmSweep:
         return time.monotonic() - began
 
     def hurry(self) -> None:
-        for job in [row[0] for row in self.queue("%i|%r") if row[1] == "BeginTime"]:
-            self.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+        """Start requeued jobs before their time, but not so soon that their nodes still refuse the old credentials."""
+        waiting = [tuple(row) for row in self.queue("%i|%r") if row[1] == "BeginTime"]
+        self._waiting_since = {row: self._waiting_since.get(row, time.monotonic()) for row in waiting}
+        for row, since in self._waiting_since.items():
+            if time.monotonic() - since > CREDENTIAL_SECONDS:
+                self.cluster.run("scontrol", "update", f"JobId={row[0]}", "StartTime=now", check=False)
 
     def until(self, kind: str, count: int = 1, seconds: float = 60) -> float:
         """Until the records have ``count`` events of ``kind``."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from normhpc.launch.failures import FailureGroup, classify, fingerprint, group_failures
+from normhpc.results.failures import FailureGroup, classify, fingerprint, group_failures
 
 TRACEBACK = (
     'Traceback\n  File "/a/b/step.py", line {line}, in train_step\n    x\n  File "/a/norm.py", line 7, in forward\n'
