@@ -6,6 +6,9 @@ from pydantic import Field
 
 from normhpc.config.base import Fraction, OneOf, Part, PositiveInt, outside_identity
 
+STAGED_VARIABLE = "NORMHPC_STAGED"
+"""Environment of a rank: a JSON object from the ``data.path`` of a run to its copy on the node's own disk."""
+
 
 class DataPart(Part):
     """What every image set has."""

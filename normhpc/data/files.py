@@ -1,14 +1,18 @@
 """What is wrong with a folder of official files, said so that the user can mend it."""
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from normhpc.config.data import OfficialArchives
+from normhpc.config.data import STAGED_VARIABLE, OfficialArchives
 from normhpc.errors import DataError, Problem
 
 
 def data_folder(config: OfficialArchives, title: str, expected: str) -> Path:
     """``data.path`` as an existing folder, or a created one when files may be downloaded into it.
+
+    Where a launcher has copied it to the node's own disk, that copy.
 
     Raises :class:`~normhpc.errors.DataError` that lists what is expected there.
     """
@@ -17,7 +21,8 @@ def data_folder(config: OfficialArchives, title: str, expected: str) -> Path:
             f"{title} is read from a folder with {expected}; set data.path to it, "
             "and data.download: true to fetch the files into it"
         )
-    folder = Path(config.path).expanduser()
+    staged = json.loads(os.environ.get(STAGED_VARIABLE, "{}"))
+    folder = Path(staged.get(config.path, config.path)).expanduser()
     if config.download:
         folder.mkdir(parents=True, exist_ok=True)
     if not folder.is_dir():

@@ -52,7 +52,7 @@ class Profile(Part):
     network_interface: str | None = None
     """Interface that NCCL and gloo use between nodes (``ib0``)."""
     scratch: str | None = None
-    """Node-local folder for copies of the data, as the shell spells it (``$SLURM_TMPDIR``)."""
+    """Node-local folder, as the shell spells it (``$SLURM_TMPDIR``): ``data.path`` is copied there once a node, and read there."""
     sbatch: dict[str, str | bool] = Field(default_factory=dict)
     """Any further options of sbatch, without their dashes; true for one without a value."""
 

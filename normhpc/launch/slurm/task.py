@@ -23,6 +23,7 @@ from normhpc.launch.slots import Slot, visible_gpus
 from normhpc.launch.slurm.cluster import SlurmError, ask
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal
 from normhpc.launch.slurm.ranks import RemoteRank, end_file
+from normhpc.launch.slurm.scratch import stage_data
 from normhpc.launch.slurm.submit import submit_what_fits, warning_seconds
 from normhpc.launch.worker import INTERRUPTED
 from normhpc.record import SEALED, RunFolder, append_event, read_status
@@ -46,6 +47,8 @@ def main(sweep_folder: Path, token: str, start: int) -> int:
     if SubmissionJournal(sweep_folder).is_refused(os.environ.get("SLURM_JOB_NAME", "")):
         print("this array was believed to be refused; its runs were submitted again under another name", flush=True)
         return 0
+    if chunk.launch.profile.scratch:
+        stage_data(chunk.launch.profile.scratch, chunk.configs)
     train = _train_packed if chunk.launch.resources.ranks == 1 else _train_together
     complete = train(chunk, signals)
     if _leads():
@@ -77,7 +80,12 @@ class Chunk:
         journal = SubmissionJournal(sweep_folder)
         index = start + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         self.launch = next(launch for launch in journal.launches() if launch.token == token)
-        self.jobs = [_job(sweep_folder, run, self.launch) for run in journal.read_chunk(token, index)]
+        runs = journal.read_chunk(token, index)
+        self.configs = [RunConfig.model_validate(run["config"]) for run in runs]
+        self.jobs = [
+            _job(sweep_folder, config, run["swept"], self.launch)
+            for config, run in zip(self.configs, runs, strict=True)
+        ]
         self.journal = journal
 
     @property
@@ -126,14 +134,11 @@ class SignalNotes:
             os.kill(os.getpid(), signal.SIGTERM)  # the launcher of packed runs listens to this one
 
 
-def _job(sweep_folder: Path, run: dict[str, Any], launch: Launch) -> Job:
-    config = RunConfig.model_validate(run["config"])
+def _job(sweep_folder: Path, config: RunConfig, swept: Mapping[str, Any], launch: Launch) -> Job:
     folder = RunFolder(sweep_folder / config.run_id)
 
     def create() -> None:
-        folder.create(
-            config, sweep=sweep_folder.name, swept=run["swept"], resources=launch.resources, code=launch.version
-        )
+        folder.create(config, sweep=sweep_folder.name, swept=swept, resources=launch.resources, code=launch.version)
 
     return Job(folder, config.run_id, launch.resources, create, config.epochs)
 
