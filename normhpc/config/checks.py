@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from normhpc.config.data import Synthetic
-from normhpc.config.norm import GroupNorm, InstanceNorm
+from normhpc.config.norm import ChannelGroups, InstanceNorm
 from normhpc.config.training import MultiStep, StandardAugment
 
 
@@ -20,7 +20,7 @@ class Check(NamedTuple):
 
 
 def _groups_divide_channels(norm: Any, model: Any) -> tuple[str, str] | None:
-    if not isinstance(norm, GroupNorm):
+    if not isinstance(norm, ChannelGroups):
         return None
     widths = sorted(set(model.norm_widths()))
     field = "groups" if norm.groups is not None else "group_size"

@@ -10,13 +10,30 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from normhpc.config.base import Part
-from normhpc.config.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm, NormConfig
+from normhpc.config.norm import (
+    BatchNorm,
+    DynamicErf,
+    DynamicTanh,
+    EvoNormS0,
+    EvoNormS1,
+    EvoNormS2,
+    FilterResponseNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    NormConfig,
+    RmsNorm,
+)
 from normhpc.errors import InputError, Problem
 from normhpc.norms.activation import activate as activate
 from normhpc.norms.activation import check_activation
 from normhpc.norms.batch import Batch
+from normhpc.norms.evonorm import EvoNormS
 from normhpc.norms.group import Group, Instance, Layer
 from normhpc.norms.plain import Plain
+from normhpc.norms.pointwise import Pointwise
+from normhpc.norms.rms import FilterResponse, Rms
 from normhpc.norms.running import merged_running_statistics as merged_running_statistics
 from normhpc.norms.running import running_statistics as running_statistics
 from normhpc.norms.slot import Norm as Norm
@@ -28,6 +45,13 @@ NORMS: dict[type[Part], Callable[[Any, int, str], Norm]] = {
     LayerNorm: Layer,
     InstanceNorm: Instance,
     GroupNorm: Group,
+    RmsNorm: Rms,
+    FilterResponseNorm: FilterResponse,
+    EvoNormS0: EvoNormS,
+    EvoNormS1: EvoNormS,
+    EvoNormS2: EvoNormS,
+    DynamicTanh: Pointwise,
+    DynamicErf: Pointwise,
 }
 """The layer of every norm a run can name."""
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from normhpc.config.norm import GroupNorm, InstanceNorm, LayerNorm
+from normhpc.config.norm import ChannelGroups, GroupNorm, InstanceNorm, LayerNorm
 from normhpc.errors import InputError
 from normhpc.norms.slot import Norm, memory_format_of
 
@@ -30,19 +30,7 @@ class Group(Norm):
     def groups_of(config: GroupNorm | LayerNorm | InstanceNorm, num_features: int) -> int:
         """Number of groups in a layer of ``num_features`` channels."""
         assert isinstance(config, GroupNorm)
-        if config.groups is not None:
-            if num_features % config.groups:
-                raise InputError(
-                    f"norm.groups: {config.groups} groups do not divide {num_features} channels; {_divisors(num_features)}"
-                )
-            return config.groups
-        assert config.group_size is not None
-        if num_features % config.group_size:
-            raise InputError(
-                f"norm.group_size: groups of {config.group_size} channels do not divide {num_features} channels; "
-                f"{_divisors(num_features)}"
-            )
-        return num_features // config.group_size
+        return number_of_groups(config, num_features)
 
     def normalize(self, x: Tensor) -> Tensor:
         """Statistics in fp32 also under autocast, where CUDA's group norm would return fp32 and double the memory."""
@@ -90,6 +78,23 @@ class Instance(Group):
                 "use larger images, fewer downsampling layers or another norm"
             )
         return super().normalize(x)
+
+
+def number_of_groups(config: ChannelGroups, num_features: int) -> int:
+    """Groups in a layer of ``num_features`` channels. Raises :class:`InputError` when they do not divide them."""
+    if config.groups is not None:
+        if num_features % config.groups:
+            raise InputError(
+                f"norm.groups: {config.groups} groups do not divide {num_features} channels; {_divisors(num_features)}"
+            )
+        return config.groups
+    assert config.group_size is not None
+    if num_features % config.group_size:
+        raise InputError(
+            f"norm.group_size: groups of {config.group_size} channels do not divide {num_features} channels; "
+            f"{_divisors(num_features)}"
+        )
+    return num_features // config.group_size
 
 
 def _divisors(channels: int) -> str:

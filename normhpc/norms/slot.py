@@ -31,7 +31,7 @@ class Norm(nn.Module):
     """
 
     scope: ClassVar[Scope] = "none"
-    owns_act: ClassVar[bool] = False
+    owns_act: bool = False
     """The layer has a nonlinearity of its own and takes the place of the activation."""
     shifts: ClassVar[bool] = True
     """The layer learns a shift per channel, which makes the bias of the convolution before it idle."""

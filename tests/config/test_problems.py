@@ -7,7 +7,7 @@ from normhpc.config import Resources, RunConfig
 from normhpc.config.problems import dotted, findings_of, shown, validate_run
 from normhpc.errors import InputError
 
-NORMS = "none, batch, layer, instance, group"
+NORMS = "none, batch, layer, instance, group, rms, frn, evonorm_s0, evonorm_s1, evonorm_s2, dyt, derf"
 MESSAGES = [
     ({"norm": {"momentm": 1}}, "norm.momentm: unknown key 'momentm', did you mean 'momentum'? "
      "allowed: name, eps, momentum, sync"),

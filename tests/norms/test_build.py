@@ -2,6 +2,7 @@ import re
 from typing import get_args
 
 import pytest
+from support.norm_formulas import owns_activation
 from torch import nn
 
 from normhpc.config.model import Activation
@@ -31,7 +32,8 @@ def test_every_norm_is_built_by_name(config):
     assert isinstance(slot, Norm)
     assert slot.num_features == 32
     assert slot.scope in ("batch", "sample", "none")
-    assert not slot.owns_act
+    assert not slot.owns_act  # there is none
+    assert build(config(), 32, "relu").owns_act == owns_activation(config())
 
 
 @pytest.mark.parametrize(

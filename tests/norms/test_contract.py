@@ -5,14 +5,45 @@ import pickle
 
 import pytest
 import torch
+from support.norm_formulas import owns_activation
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from normhpc.config.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm
+from normhpc.config.norm import (
+    BatchNorm,
+    DynamicErf,
+    DynamicTanh,
+    EvoNormS0,
+    EvoNormS1,
+    EvoNormS2,
+    FilterResponseNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    RmsNorm,
+)
 from normhpc.norms import NORMS, ParamSpec, build
 from normhpc.norms.activation import ACTIVATIONS
 
-SPECS = [NoNorm(), BatchNorm(), BatchNorm(sync=True), LayerNorm(), InstanceNorm(), GroupNorm(groups=4)]
+SPECS = [
+    NoNorm(),
+    BatchNorm(),
+    BatchNorm(sync=True),
+    LayerNorm(),
+    InstanceNorm(),
+    GroupNorm(groups=4),
+    RmsNorm(),
+    FilterResponseNorm(),
+    FilterResponseNorm(tlu=False),
+    EvoNormS0(groups=4),
+    EvoNormS1(groups=2),
+    EvoNormS2(groups=None, group_size=2),
+    DynamicTanh(),
+    DynamicErf(),
+]
+LEAN = [spec for spec in SPECS if not isinstance(spec, NoNorm | BatchNorm | LayerNorm | InstanceNorm | GroupNorm)]
+"""With a backward pass of their own."""
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 every_norm = pytest.mark.parametrize("spec", SPECS, ids=repr)
@@ -71,7 +102,7 @@ def test_copies_pickles_and_states_compute_the_same(spec):
         slot(images(4, 8, 3, 3, seed=seed))
     with torch.no_grad():
         for parameter in slot.parameters():
-            parameter.add_(torch.linspace(-1, 1, 8))
+            parameter.add_(torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
     other = build(spec, 8, "silu")
     other.load_state_dict(slot.state_dict())
     x = images(2, 8, 3, 3, seed=9)
@@ -124,6 +155,29 @@ def test_saves_no_more_for_the_backward_pass_than_torch(spec, native, layout):
     ours, _y = saved_bytes(build(spec, 8), x)
     theirs, _y = saved_bytes(nn.Sequential(native, nn.ReLU()), x)
     assert ours <= theirs
+
+
+@every_layout
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spec", LEAN, ids=repr)
+def test_keeps_the_input_and_little_else(spec, dtype, layout):
+    x = images(2, 64, 16, 16, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
+    ours, _y = saved_bytes(build(spec, 64, "relu" if owns_activation(spec) else "none"), x)
+    assert ours <= 1.05 * x.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("spec", LEAN, ids=repr)
+def test_second_derivatives(spec):
+    slot = build(spec, 4, "relu").double()
+    for parameter in slot.parameters():
+        torch.nn.init.normal_(parameter, mean=0.5, generator=torch.Generator().manual_seed(1))
+    x = images(2, 4, 2, 3, dtype=torch.float64).requires_grad_()
+    names = [name for name, _ in slot.named_parameters()]
+
+    def of(x, *values):
+        return torch.func.functional_call(slot, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradgradcheck(of, (x, *slot.parameters()))
 
 
 @pytest.fixture

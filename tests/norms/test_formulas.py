@@ -3,9 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from support.norm_formulas import ACTIVATIONS, FORMULAS, gradient
+from support.norm_formulas import ACTIVATIONS, BOUNDED, FORMULAS, formula_of, gradient
 
-from normhpc.config.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm
+from normhpc.config.norm import (
+    BatchNorm,
+    DynamicErf,
+    DynamicTanh,
+    EvoNormS0,
+    EvoNormS1,
+    EvoNormS2,
+    FilterResponseNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    RmsNorm,
+)
 from normhpc.norms import NORMS, build
 
 SPECS = [
@@ -16,6 +29,14 @@ SPECS = [
     InstanceNorm(eps=1e-3),
     GroupNorm(groups=3),
     GroupNorm(groups=None, group_size=3),
+    RmsNorm(),
+    FilterResponseNorm(),
+    FilterResponseNorm(eps=0.1, tlu=False),
+    EvoNormS0(groups=3),
+    EvoNormS1(groups=2, eps=1e-3),
+    EvoNormS2(groups=None, group_size=2),
+    DynamicTanh(),
+    *(DynamicErf(shape=shape, alpha=0.8) for shape in BOUNDED),
 ]
 SHAPES = [(2, 6, 3, 4), (1, 6, 5, 3), (3, 6, 1, 2)]
 
@@ -41,19 +62,19 @@ def test_values_and_gradients(spec, act, shape):
     y = slot(x)
     y.backward(cotangent)
 
-    formula, activation = FORMULAS[type(spec)], ACTIVATIONS[act]
+    formula = formula_of(spec, act)
     values = {name: parameter.detach().numpy() for name, parameter in slot.named_parameters()}
     at = x.detach().numpy()
-    np.testing.assert_allclose(y.detach().numpy(), activation(formula(spec, at, values)), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(y.detach().numpy(), formula(spec, at, values), rtol=1e-12, atol=1e-12)
 
     def of_input(moved):
-        return activation(formula(spec, moved, values))
+        return formula(spec, moved, values)
 
     np.testing.assert_allclose(x.grad.numpy(), gradient(of_input, at, cotangent.numpy()), rtol=1e-6, atol=1e-7)
     for name, parameter in slot.named_parameters():
 
         def of_parameter(moved, name=name):
-            return activation(formula(spec, at, values | {name: moved}))
+            return formula(spec, at, values | {name: moved})
 
         expected = gradient(of_parameter, values[name], cotangent.numpy())
         np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-6, atol=1e-7, err_msg=name)

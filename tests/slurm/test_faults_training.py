@@ -48,7 +48,7 @@ def test_random_warnings_over_two_nodes_of_two_ranks(cluster, tmp_path):
         kinds = ("submitted",) if chance.random() < 0.3 else ("started", "resumed")
         while sum(sweep.counts()[kind] for kind in kinds) < number:
             sweep.hurry()
-            time.sleep(0.05)
+            time.sleep(0.2)
         time.sleep(chance.uniform(0, 1))
         assert not sweep.counts()["finished"], f"finished before signal {number}"
         cluster.run("scancel", "--signal=USR2", sweep.jobs()[0])

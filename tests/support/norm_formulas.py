@@ -11,7 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from normhpc.config.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, NoNorm
+from normhpc.config.norm import (
+    BatchNorm,
+    DynamicErf,
+    DynamicTanh,
+    EvoNormS0,
+    EvoNormS1,
+    EvoNormS2,
+    FilterResponseNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    NoNorm,
+    RmsNorm,
+)
 
 Array = NDArray[np.float64]
 Parameters = dict[str, Array]
@@ -59,12 +72,100 @@ def group(config: GroupNorm, x: Array, parameters: Parameters) -> Array:
     return grouped(x, groups, config.eps, parameters)
 
 
+def rms(config: RmsNorm, x: Array, parameters: Parameters) -> Array:
+    """Zhang and Sennrich 2019, equation 4, of the vector of channels at each position."""
+    y = np.empty_like(x)
+    for image, row, place in np.ndindex(x.shape[0], *x.shape[2:]):
+        values = x[image, :, row, place]
+        y[image, :, row, place] = values / np.sqrt((values * values).sum() / values.size + config.eps)
+    return y * column(parameters["weight"])
+
+
+def frn(config: FilterResponseNorm, x: Array, parameters: Parameters) -> Array:
+    """Singh and Krishnan 2020, equations 1 to 4; the threshold where the layer has one."""
+    y = np.empty_like(x)
+    for image, channel in np.ndindex(*x.shape[:2]):
+        plane = x[image, channel]
+        y[image, channel] = plane / np.sqrt((plane * plane).sum() / plane.size + config.eps)
+    z = y * column(parameters["weight"]) + column(parameters["bias"])
+    if "threshold" not in parameters:
+        return z
+    threshold = column(parameters["threshold"]) + np.zeros_like(z)
+    return np.where(z > threshold, z, threshold)
+
+
+def dyt(config: DynamicTanh, x: Array, parameters: Parameters) -> Array:
+    """Zhu et al. 2025, algorithm 1."""
+    z = parameters["alpha"] * x
+    t = (np.exp(z) - np.exp(-z)) / (np.exp(z) + np.exp(-z))
+    return t * column(parameters["weight"]) + column(parameters["bias"])
+
+
+def evonorm_s(config: EvoNormS0 | EvoNormS1 | EvoNormS2, x: Array, parameters: Parameters) -> Array:
+    """Liu et al. 2020, table 2; the layers with an activation."""
+    y = np.empty_like(x)
+    size = config.group_size or x.shape[1] // (config.groups or 1)
+    v = parameters.get("v", np.ones(x.shape[1]))
+    for image, channel in np.ndindex(*x.shape[:2]):
+        first = channel - channel % size
+        values = x[image, first : first + size]
+        centre = 0 if isinstance(config, EvoNormS2) else values.sum() / values.size
+        spread = np.sqrt(((values - centre) ** 2).sum() / values.size + config.eps)
+        plane = x[image, channel]
+        y[image, channel] = plane / (1 + np.exp(-v[channel] * plane)) / spread
+    return y * column(parameters["weight"]) + column(parameters["bias"])
+
+
+def evonorm_alone(config: Any, x: Array, parameters: Parameters) -> Array:
+    """As the authors' code has it where no activation follows."""
+    return x * column(parameters["weight"]) + column(parameters["bias"])
+
+
+BOUNDED: dict[str, Callable[[Array], Array]] = {
+    "erf": erf,
+    "tanh": np.tanh,
+    "arctan": lambda z: np.arctan(z) / (np.pi / 2),
+    "isru": lambda z: z / np.sqrt(1 + z * z),
+    "satursin": lambda z: np.where(z > np.pi / 2, 1.0, np.where(z < -np.pi / 2, -1.0, np.sin(z))),
+    "expsign": lambda z: np.where(z > 0, 1 - np.exp(-np.abs(z)), np.exp(-np.abs(z)) - 1),
+}
+
+
+def derf(config: DynamicErf, x: Array, parameters: Parameters) -> Array:
+    """Chen et al. 2025, equation 5, with each function of its table of candidates."""
+    bounded = BOUNDED[config.shape](parameters["alpha"] * x + parameters["shift"])
+    return bounded * column(parameters["weight"]) + column(parameters["bias"])
+
+
+def owns_activation(config: Any) -> bool:
+    """Whether the norm takes the place of the activation after it."""
+    return isinstance(config, EvoNormS0 | EvoNormS1 | EvoNormS2) or (
+        isinstance(config, FilterResponseNorm) and config.tlu
+    )
+
+
+def formula_of(config: Any, act: str) -> Formula:
+    """The formula of a whole slot."""
+    if act == "none" and isinstance(config, EvoNormS0 | EvoNormS1 | EvoNormS2):
+        return evonorm_alone
+    formula = FORMULAS[type(config)]
+    activation = ACTIVATIONS["none" if owns_activation(config) else act]
+    return lambda config, x, parameters: activation(formula(config, x, parameters))
+
+
 FORMULAS: dict[type, Formula] = {
     NoNorm: none,
     BatchNorm: batch,
     LayerNorm: layer,
     InstanceNorm: instance,
     GroupNorm: group,
+    RmsNorm: rms,
+    FilterResponseNorm: frn,
+    EvoNormS0: evonorm_s,
+    EvoNormS1: evonorm_s,
+    EvoNormS2: evonorm_s,
+    DynamicTanh: dyt,
+    DynamicErf: derf,
 }
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

@@ -107,7 +107,13 @@ class SlurmSweep:
 
     def queue(self, fields: str = "%i|%T") -> list[list[str]]:
         """Array tasks of this sweep in the queue."""
-        text = self.cluster.run("squeue", "--noheader", "--array", f"--format=%j|{fields}").stdout
+        command = ("squeue", "--noheader", "--array", f"--format=%j|{fields}")
+        for last in (False, False, True):
+            # asked thousands of times, a controller once in a while drops a connection
+            if not (asked := self.cluster.run(*command, check=last)).returncode:
+                break
+            time.sleep(1)
+        text = asked.stdout
         names = {row["name"] for row in self.journal if row["event"] == "intent"}
         return [line.split("|")[1:] for line in text.splitlines() if line.split("|")[0] in names]
 

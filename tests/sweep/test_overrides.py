@@ -159,9 +159,9 @@ def test_only_a_seed_that_is_an_axis(sweep_of):
     ("option", "message"),
     [
         ("norm.nam=x", "--only norm.nam: unknown key 'nam', did you mean 'name'? allowed: name, eps, momentum, sync, "
-         "groups, group_size"),
+         "groups, group_size, tlu, alpha, shape"),
         ("norm=lyer", "--only norm: no norm is called 'lyer', did you mean 'layer'? "
-         "There are: none, batch, layer, instance, group"),
+         "There are: none, batch, layer, instance, group, rms, frn, evonorm_s0, evonorm_s1, evonorm_s2, dyt, derf"),
         ("epochs", "--only epochs: expected KEY=VALUE, such as optim.lr=0.1"),
         ("epochs={lt: x}", "--only epochs.lt: expected a number, got 'x'"),
     ],
