@@ -96,5 +96,5 @@ def test_piped_output_has_no_escapes_and_no_wraps() -> None:
     assert max(map(len, lines)) > 160
     failed = [line for line in answers[2].out.splitlines() if "norm=batch" in line]
     assert [line.split()[1:] for line in failed] == [
-        ["data=synthetic", "model=convnet", "norm=batch", "ValueError:", "no", "good"]
+        ["and", "1", "alike", "data=synthetic", "model=convnet", "norm=batch", "ValueError:", "no", "good"]
     ]
