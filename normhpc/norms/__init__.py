@@ -9,22 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from normhpc.config import norm as configs
 from normhpc.config.base import Part
-from normhpc.config.norm import (
-    BatchNorm,
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    EvoNormS1,
-    EvoNormS2,
-    FilterResponseNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    NoNorm,
-    NormConfig,
-    RmsNorm,
-)
 from normhpc.errors import InputError, Problem
 from normhpc.norms.activation import activate as activate
 from normhpc.norms.activation import check_activation
@@ -40,22 +26,22 @@ from normhpc.norms.slot import Norm as Norm
 from normhpc.norms.slot import ParamSpec as ParamSpec
 
 NORMS: dict[type[Part], Callable[[Any, int, str], Norm]] = {
-    NoNorm: Plain,
-    BatchNorm: Batch,
-    LayerNorm: Layer,
-    InstanceNorm: Instance,
-    GroupNorm: Group,
-    RmsNorm: Rms,
-    FilterResponseNorm: FilterResponse,
-    EvoNormS0: EvoNormS,
-    EvoNormS1: EvoNormS,
-    EvoNormS2: EvoNormS,
-    DynamicTanh: Pointwise,
-    DynamicErf: Pointwise,
+    configs.NoNorm: Plain,
+    configs.BatchNorm: Batch,
+    configs.LayerNorm: Layer,
+    configs.InstanceNorm: Instance,
+    configs.GroupNorm: Group,
+    configs.RmsNorm: Rms,
+    configs.FilterResponseNorm: FilterResponse,
+    configs.EvoNormS0: EvoNormS,
+    configs.EvoNormS1: EvoNormS,
+    configs.EvoNormS2: EvoNormS,
+    configs.DynamicTanh: Pointwise,
+    configs.DynamicErf: Pointwise,
 }
 """The layer of every norm a run can name."""
 
-_SPEC: TypeAdapter[Part] = TypeAdapter(NormConfig)
+_SPEC: TypeAdapter[Part] = TypeAdapter(configs.NormConfig)
 
 
 def build(spec: str | Mapping[str, Any] | Part, num_features: int, act: str = "relu") -> Norm:

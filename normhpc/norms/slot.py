@@ -1,5 +1,6 @@
 """What every normalization layer obeys: norm and activation in one module, the slot."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -22,7 +23,7 @@ class ParamSpec:
     """What its learning rate is multiplied by."""
 
 
-class Norm(nn.Module):
+class Norm(nn.Module, ABC):
     """A norm and the activation after it, on (N, C, H, W).
 
     A layer implements :meth:`normalize`; statistics are taken in fp32 or better, the output has the dtype
@@ -41,9 +42,9 @@ class Norm(nn.Module):
         self.num_features = num_features
         self.act = act
 
+    @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
         """The normalized ``x``: a new tensor, or ``x`` itself where there is nothing to do; never a view of it."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, then activation: (N, C, H, W) to the same shape, dtype and memory format."""

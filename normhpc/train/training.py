@@ -131,6 +131,7 @@ def _settle_buckets(training: Training) -> None:
         return
     buffers = {name: value.clone() for name, value in state.model.named_buffers()}
     rows = np.arange(training.shares[world.rank])
+    rows = rows[rank_share(len(rows), 0, training.config.optim.accumulate)]  # a micro-batch, as in every step
     images, labels = training.train.train(rows, epoch=0)
     with autocast(training.config.precision, world.device):
         loss = summed_loss(state.forward(images), labels, training.config.loss)

@@ -9,40 +9,33 @@ from support.norm_formulas import owns_activation
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from normhpc.config.norm import (
-    BatchNorm,
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    EvoNormS1,
-    EvoNormS2,
-    FilterResponseNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    NoNorm,
-    RmsNorm,
-)
+from normhpc.config import norm as configs
 from normhpc.norms import NORMS, ParamSpec, build
 from normhpc.norms.activation import ACTIVATIONS
 
 SPECS = [
-    NoNorm(),
-    BatchNorm(),
-    BatchNorm(sync=True),
-    LayerNorm(),
-    InstanceNorm(),
-    GroupNorm(groups=4),
-    RmsNorm(),
-    FilterResponseNorm(),
-    FilterResponseNorm(tlu=False),
-    EvoNormS0(groups=4),
-    EvoNormS1(groups=2),
-    EvoNormS2(groups=None, group_size=2),
-    DynamicTanh(),
-    DynamicErf(),
+    configs.NoNorm(),
+    configs.BatchNorm(),
+    configs.BatchNorm(sync=True),
+    configs.LayerNorm(),
+    configs.InstanceNorm(),
+    configs.GroupNorm(groups=4),
+    configs.RmsNorm(),
+    configs.FilterResponseNorm(),
+    configs.FilterResponseNorm(tlu=False),
+    configs.EvoNormS0(groups=4),
+    configs.EvoNormS1(groups=2),
+    configs.EvoNormS2(groups=None, group_size=2),
+    configs.DynamicTanh(),
+    configs.DynamicErf(),
 ]
-LEAN = [spec for spec in SPECS if not isinstance(spec, NoNorm | BatchNorm | LayerNorm | InstanceNorm | GroupNorm)]
+LEAN = [
+    spec
+    for spec in SPECS
+    if not isinstance(
+        spec, configs.NoNorm | configs.BatchNorm | configs.LayerNorm | configs.InstanceNorm | configs.GroupNorm
+    )
+]
 """With a backward pass of their own."""
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -142,11 +135,11 @@ def saved_bytes(module, x):
 @pytest.mark.parametrize(
     ("spec", "native"),
     [
-        (BatchNorm(), nn.BatchNorm2d(8)),
-        (LayerNorm(), nn.GroupNorm(1, 8)),
-        (InstanceNorm(), nn.InstanceNorm2d(8, affine=True)),
-        (GroupNorm(groups=4), nn.GroupNorm(4, 8)),
-        (NoNorm(), nn.Identity()),
+        (configs.BatchNorm(), nn.BatchNorm2d(8)),
+        (configs.LayerNorm(), nn.GroupNorm(1, 8)),
+        (configs.InstanceNorm(), nn.InstanceNorm2d(8, affine=True)),
+        (configs.GroupNorm(groups=4), nn.GroupNorm(4, 8)),
+        (configs.NoNorm(), nn.Identity()),
     ],
     ids=repr,
 )

@@ -5,38 +5,25 @@ import pytest
 import torch
 from support.norm_formulas import ACTIVATIONS, BOUNDED, FORMULAS, formula_of, gradient
 
-from normhpc.config.norm import (
-    BatchNorm,
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    EvoNormS1,
-    EvoNormS2,
-    FilterResponseNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    NoNorm,
-    RmsNorm,
-)
+from normhpc.config import norm as configs
 from normhpc.norms import NORMS, build
 
 SPECS = [
-    NoNorm(),
-    BatchNorm(),
-    BatchNorm(eps=0.1, sync=True),
-    LayerNorm(),
-    InstanceNorm(eps=1e-3),
-    GroupNorm(groups=3),
-    GroupNorm(groups=None, group_size=3),
-    RmsNorm(),
-    FilterResponseNorm(),
-    FilterResponseNorm(eps=0.1, tlu=False),
-    EvoNormS0(groups=3),
-    EvoNormS1(groups=2, eps=1e-3),
-    EvoNormS2(groups=None, group_size=2),
-    DynamicTanh(),
-    *(DynamicErf(shape=shape, alpha=0.8) for shape in BOUNDED),
+    configs.NoNorm(),
+    configs.BatchNorm(),
+    configs.BatchNorm(eps=0.1, sync=True),
+    configs.LayerNorm(),
+    configs.InstanceNorm(eps=1e-3),
+    configs.GroupNorm(groups=3),
+    configs.GroupNorm(groups=None, group_size=3),
+    configs.RmsNorm(),
+    configs.FilterResponseNorm(),
+    configs.FilterResponseNorm(eps=0.1, tlu=False),
+    configs.EvoNormS0(groups=3),
+    configs.EvoNormS1(groups=2, eps=1e-3),
+    configs.EvoNormS2(groups=None, group_size=2),
+    configs.DynamicTanh(),
+    *(configs.DynamicErf(shape=shape, alpha=0.8) for shape in BOUNDED),
 ]
 SHAPES = [(2, 6, 3, 4), (1, 6, 5, 3), (3, 6, 1, 2)]
 
@@ -80,14 +67,18 @@ def test_values_and_gradients(spec, act, shape):
         np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-6, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("spec", [BatchNorm(), LayerNorm(), InstanceNorm(), GroupNorm(groups=3)], ids=repr)
+@pytest.mark.parametrize(
+    "spec", [configs.BatchNorm(), configs.LayerNorm(), configs.InstanceNorm(), configs.GroupNorm(groups=3)], ids=repr
+)
 def test_output_does_not_change_under_an_affine_map_of_the_input(spec):
     slot, x, _ = slot_and_input(spec.model_copy(update={"eps": 1e-12}), (3, 6, 5, 4), "relu")
     torch.testing.assert_close(slot(x), slot(7 * x - 3), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("spec", [BatchNorm(), LayerNorm(), InstanceNorm(), GroupNorm(groups=3)], ids=repr)
+@pytest.mark.parametrize(
+    "spec", [configs.BatchNorm(), configs.LayerNorm(), configs.InstanceNorm(), configs.GroupNorm(groups=3)], ids=repr
+)
 def test_fp32_statistics_survive_a_mean_far_from_zero(spec, layout):
     slot = build(spec, 6, "none")
     x = (torch.randn(4, 6, 16, 16, generator=torch.Generator().manual_seed(0)) + 1000).contiguous(memory_format=layout)

@@ -11,31 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from normhpc.config.norm import (
-    BatchNorm,
-    DynamicErf,
-    DynamicTanh,
-    EvoNormS0,
-    EvoNormS1,
-    EvoNormS2,
-    FilterResponseNorm,
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    NoNorm,
-    RmsNorm,
-)
+from normhpc.config import norm as configs
 
 Array = NDArray[np.float64]
 Parameters = dict[str, Array]
 Formula = Callable[[Any, Array, Parameters], Array]
 
 
-def none(config: NoNorm, x: Array, parameters: Parameters) -> Array:
+def none(config: configs.NoNorm, x: Array, parameters: Parameters) -> Array:
     return x
 
 
-def batch(config: BatchNorm, x: Array, parameters: Parameters) -> Array:
+def batch(config: configs.BatchNorm, x: Array, parameters: Parameters) -> Array:
     """Ioffe and Szegedy 2015, algorithm 1: over the mini-batch and the positions, per channel."""
     y = np.empty_like(x)
     for channel in range(x.shape[1]):
@@ -59,20 +46,20 @@ def grouped(x: Array, groups: int, eps: float, parameters: Parameters) -> Array:
     return y * column(parameters["weight"]) + column(parameters["bias"])
 
 
-def layer(config: LayerNorm, x: Array, parameters: Parameters) -> Array:
+def layer(config: configs.LayerNorm, x: Array, parameters: Parameters) -> Array:
     return grouped(x, 1, config.eps, parameters)
 
 
-def instance(config: InstanceNorm, x: Array, parameters: Parameters) -> Array:
+def instance(config: configs.InstanceNorm, x: Array, parameters: Parameters) -> Array:
     return grouped(x, x.shape[1], config.eps, parameters)
 
 
-def group(config: GroupNorm, x: Array, parameters: Parameters) -> Array:
+def group(config: configs.GroupNorm, x: Array, parameters: Parameters) -> Array:
     groups = config.groups if config.groups is not None else x.shape[1] // (config.group_size or 1)
     return grouped(x, groups, config.eps, parameters)
 
 
-def rms(config: RmsNorm, x: Array, parameters: Parameters) -> Array:
+def rms(config: configs.RmsNorm, x: Array, parameters: Parameters) -> Array:
     """Zhang and Sennrich 2019, equation 4, of the vector of channels at each position."""
     y = np.empty_like(x)
     for image, row, place in np.ndindex(x.shape[0], *x.shape[2:]):
@@ -81,7 +68,7 @@ def rms(config: RmsNorm, x: Array, parameters: Parameters) -> Array:
     return y * column(parameters["weight"])
 
 
-def frn(config: FilterResponseNorm, x: Array, parameters: Parameters) -> Array:
+def frn(config: configs.FilterResponseNorm, x: Array, parameters: Parameters) -> Array:
     """Singh and Krishnan 2020, equations 1 to 4; the threshold where the layer has one."""
     y = np.empty_like(x)
     for image, channel in np.ndindex(*x.shape[:2]):
@@ -94,14 +81,16 @@ def frn(config: FilterResponseNorm, x: Array, parameters: Parameters) -> Array:
     return np.where(z > threshold, z, threshold)
 
 
-def dyt(config: DynamicTanh, x: Array, parameters: Parameters) -> Array:
+def dyt(config: configs.DynamicTanh, x: Array, parameters: Parameters) -> Array:
     """Zhu et al. 2025, algorithm 1."""
     z = parameters["alpha"] * x
     t = (np.exp(z) - np.exp(-z)) / (np.exp(z) + np.exp(-z))
     return t * column(parameters["weight"]) + column(parameters["bias"])
 
 
-def evonorm_s(config: EvoNormS0 | EvoNormS1 | EvoNormS2, x: Array, parameters: Parameters) -> Array:
+def evonorm_s(
+    config: configs.EvoNormS0 | configs.EvoNormS1 | configs.EvoNormS2, x: Array, parameters: Parameters
+) -> Array:
     """Liu et al. 2020, table 2; the layers with an activation."""
     y = np.empty_like(x)
     size = config.group_size or x.shape[1] // (config.groups or 1)
@@ -109,7 +98,7 @@ def evonorm_s(config: EvoNormS0 | EvoNormS1 | EvoNormS2, x: Array, parameters: P
     for image, channel in np.ndindex(*x.shape[:2]):
         first = channel - channel % size
         values = x[image, first : first + size]
-        centre = 0 if isinstance(config, EvoNormS2) else values.sum() / values.size
+        centre = 0 if isinstance(config, configs.EvoNormS2) else values.sum() / values.size
         spread = np.sqrt(((values - centre) ** 2).sum() / values.size + config.eps)
         plane = x[image, channel]
         y[image, channel] = plane / (1 + np.exp(-v[channel] * plane)) / spread
@@ -131,7 +120,7 @@ BOUNDED: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def derf(config: DynamicErf, x: Array, parameters: Parameters) -> Array:
+def derf(config: configs.DynamicErf, x: Array, parameters: Parameters) -> Array:
     """Chen et al. 2025, equation 5, with each function of its table of candidates."""
     bounded = BOUNDED[config.shape](parameters["alpha"] * x + parameters["shift"])
     return bounded * column(parameters["weight"]) + column(parameters["bias"])
@@ -139,14 +128,14 @@ def derf(config: DynamicErf, x: Array, parameters: Parameters) -> Array:
 
 def owns_activation(config: Any) -> bool:
     """Whether the norm takes the place of the activation after it."""
-    return isinstance(config, EvoNormS0 | EvoNormS1 | EvoNormS2) or (
-        isinstance(config, FilterResponseNorm) and config.tlu
+    return isinstance(config, configs.EvoNormS0 | configs.EvoNormS1 | configs.EvoNormS2) or (
+        isinstance(config, configs.FilterResponseNorm) and config.tlu
     )
 
 
 def formula_of(config: Any, act: str) -> Formula:
     """The formula of a whole slot."""
-    if act == "none" and isinstance(config, EvoNormS0 | EvoNormS1 | EvoNormS2):
+    if act == "none" and isinstance(config, configs.EvoNormS0 | configs.EvoNormS1 | configs.EvoNormS2):
         return evonorm_alone
     formula = FORMULAS[type(config)]
     activation = ACTIVATIONS["none" if owns_activation(config) else act]
@@ -154,18 +143,18 @@ def formula_of(config: Any, act: str) -> Formula:
 
 
 FORMULAS: dict[type, Formula] = {
-    NoNorm: none,
-    BatchNorm: batch,
-    LayerNorm: layer,
-    InstanceNorm: instance,
-    GroupNorm: group,
-    RmsNorm: rms,
-    FilterResponseNorm: frn,
-    EvoNormS0: evonorm_s,
-    EvoNormS1: evonorm_s,
-    EvoNormS2: evonorm_s,
-    DynamicTanh: dyt,
-    DynamicErf: derf,
+    configs.NoNorm: none,
+    configs.BatchNorm: batch,
+    configs.LayerNorm: layer,
+    configs.InstanceNorm: instance,
+    configs.GroupNorm: group,
+    configs.RmsNorm: rms,
+    configs.FilterResponseNorm: frn,
+    configs.EvoNormS0: evonorm_s,
+    configs.EvoNormS1: evonorm_s,
+    configs.EvoNormS2: evonorm_s,
+    configs.DynamicTanh: dyt,
+    configs.DynamicErf: derf,
 }
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
