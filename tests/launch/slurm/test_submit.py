@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from support.fake_slurm import FakeSlurm
 from support.submittable import runs
 
@@ -14,6 +15,7 @@ from normhpc.config import Resources
 from normhpc.launch.profile import Profile
 from normhpc.launch.slurm import submit
 from normhpc.launch.slurm.cluster import Cluster, SlurmError
+from normhpc.launch.slurm.command import submit_runs
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal
 from normhpc.launch.slurm.submit import (
     ArrayExecutor,
@@ -274,3 +276,19 @@ def test_later_launch_leaves_what_a_living_one_still_submits(sweep: Path, slurm:
     slurm.answer("squeue")
     assert [run.run_id[-1] for run in take_over(journal, wanted, Cluster())] == ["4", "6"]
     assert journal.launches()[0].closed
+
+
+def test_call_planned_before_another_submitted_submits_nothing_twice(
+    sweep: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.answer("sinfo", "gpu*|1-00:00:00|2|4|8000|gpu:2\n")
+    planned = runs(3)
+    console = Console(width=200)
+    assert submit_runs(sweep, planned, Profile(), Cluster(), console) == 3
+    [wave] = SubmissionJournal(sweep).launches()[0].waves
+    slurm.answer("squeue", "".join(f"7|{task}|PENDING|None|{wave.name}\n" for task in range(3)))
+    capsys.readouterr()
+    assert submit_runs(sweep, planned, Profile(), Cluster(), console) == 0
+    assert capsys.readouterr().out == "s: nothing to submit, another call has just done so\n"
+    assert submit_runs(sweep, runs(5), Profile(), Cluster(), console) == 2
+    assert len(slurm.calls("sbatch")) == 2
