@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from normhpc.config.data import Synthetic
-from normhpc.config.norm import ChannelGroups, InstanceNorm
+from normhpc.config.model import PlainConv, SmallNetwork, Vit, ZooModel
+from normhpc.config.norm import BatchNorm, ChannelGroups, InstanceNorm, NoNorm, WeightNorm, WeightPart
 from normhpc.config.training import MultiStep, StandardAugment
 
 
@@ -23,18 +24,67 @@ def _groups_divide_channels(norm: Any, model: Any) -> tuple[str, str] | None:
     if not isinstance(norm, ChannelGroups):
         return None
     widths = sorted(set(model.norm_widths()))
-    field = "groups" if norm.groups is not None else "group_size"
-    divisor = norm.groups if norm.groups is not None else norm.group_size
-    assert divisor is not None
-    odd = [width for width in widths if width % divisor]
+    odd = [width for width in widths if norm.groups_of(width) is None]
     if not odd:
         return None
+    rule, value = norm.rule
     fitting = [size for size in range(1, min(widths) + 1) if all(width % size == 0 for width in widths)]
     return (
-        f"norm.{field}",
-        f"{field} {divisor} does not divide the {odd[0]} channels of a layer of {model.name}; "
-        f"what divides all its widths ({', '.join(map(str, widths))}): {', '.join(map(str, fitting))}",
+        f"norm.{rule}",
+        f"{rule} {value:g} does not divide the {odd[0]} channels of a layer of {model.name}; "
+        f"what divides all its widths ({', '.join(map(str, widths))}): {', '.join(map(str, fitting))}; "
+        "indivisible: shrink takes the next number of groups that does",
     )
+
+
+def _groups_are_listed_for_groups(norm: Any, model: Any) -> tuple[str, str] | None:
+    if model.name != "vgg" or model.group_list is None or isinstance(norm, ChannelGroups):
+        return None
+    return (
+        "model.group_list",
+        f"{norm.name} has no groups of channels; use norm group or an EvoNorm S, or leave it out",
+    )
+
+
+def _method_on_weights_has_convolutions(norm: Any, model: Any) -> tuple[str, str] | None:
+    if not isinstance(model, Vit | ZooModel):
+        return None
+    why = "no slot of vit follows one" if isinstance(model, Vit) else f"those of {model.name} stay as they are"
+    if isinstance(norm, WeightPart):
+        return ("norm", f"{norm.name} is a method on convolutions, and {why}; use another norm")
+    if isinstance(model.conv, PlainConv):
+        return None
+    return ("model.conv", f"{model.conv.name} is a method on convolutions, and {why}; expected plain")
+
+
+def _one_method_on_weights(norm: Any, model: Any) -> tuple[str, str] | None:
+    if isinstance(norm, WeightPart):
+        if isinstance(model.conv, PlainConv) or model.conv == norm:
+            return None
+        return (
+            "model.conv",
+            f"{model.conv.name} and the norm {norm.name} are different methods on the same weights; "
+            "leave conv plain, or give conv the method and norm another norm",
+        )
+    if isinstance(model.conv, WeightNorm) and model.conv.scaled_relu:
+        return (
+            "model.conv.scaled_relu",
+            f"the activation belongs to the norm's slot, which is {norm.name}; use norm: {{name: weight, scaled_relu: true}}",
+        )
+    return None
+
+
+def _fixup_replaces_norms(norm: Any, model: Any) -> tuple[str, str] | None:
+    if getattr(model, "residual", None) != "fixup":
+        return None
+    if not isinstance(norm, NoNorm):
+        return ("norm", f"model.residual fixup replaces norms by its initial weights: expected none, got {norm.name}")
+    if not isinstance(model.conv, PlainConv):
+        return (
+            "model.conv",
+            f"model.residual fixup starts a convolution of each branch at 0: expected plain, got {model.conv.name}",
+        )
+    return None
 
 
 def _images_survive_pooling(model: Any, data: Any) -> tuple[str, str] | None:
@@ -51,6 +101,43 @@ def _images_survive_pooling(model: Any, data: Any) -> tuple[str, str] | None:
     )
 
 
+def _image_fills_small_network(model: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(model, SmallNetwork):
+        return None
+    _, height, width = data.image_shape()
+    least = model.least_side()
+    if min(height, width) >= least:
+        return None
+    return (
+        "model",
+        f"{model.name} reduces a {height}x{width} image of {data.name} to nothing; it needs at least {least}x{least} "
+        "pixels: use larger images or another network",
+    )
+
+
+def _patches_fill_image(model: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(model, Vit) or model.image_size is not None:
+        return None
+    _, height, width = data.image_shape()
+    if height % model.patch == 0 and width % model.patch == 0:
+        return None
+    fitting = [size for size in range(1, min(height, width) + 1) if height % size == 0 and width % size == 0]
+    return (
+        "model.patch",
+        f"{model.patch} does not divide a {height}x{width} image of {data.name}; "
+        f"what does: {', '.join(map(str, fitting))}; or give image_size, to which images are resized",
+    )
+
+
+def _head_covers_classes(model: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(model, Vit) or model.head_classes is None or model.head_classes >= data.classes():
+        return None
+    return (
+        "model.head_classes",
+        f"expected at least the {data.classes()} classes of {data.name}, or null for as many, got {model.head_classes}",
+    )
+
+
 def _crop_fits_image(augment: Any, data: Any) -> tuple[str, str] | None:
     if not isinstance(augment, StandardAugment):
         return None
@@ -60,6 +147,21 @@ def _crop_fits_image(augment: Any, data: Any) -> tuple[str, str] | None:
     return (
         "augment.crop_padding",
         f"expected at most the image's {min(height, width)} pixels, got {augment.crop_padding}",
+    )
+
+
+def _zoo_keeps_activations(model: Any, act: str) -> tuple[str, str] | None:
+    if not isinstance(model, ZooModel) or act == "relu":
+        return None
+    return ("act", f"{model.name} has activations of its own, which stay; leave act at its default, got {act}")
+
+
+def _kept_norms_are_not_named(model: Any, norm: Any) -> tuple[str, str] | None:
+    if not isinstance(model, ZooModel) or model.replace_norms or norm == BatchNorm():
+        return None
+    return (
+        "model.replace_norms",
+        f"false trains {model.name} with the norms it has; leave norm at its default, got {norm.name}",
     )
 
 
@@ -99,15 +201,29 @@ def _batch_fits_data(data: Any, batch_size: int) -> tuple[str, str] | None:
 
 
 def _instance_has_pixels(norm: Any, model: Any, data: Any) -> tuple[str, str] | None:
-    if not isinstance(norm, InstanceNorm) or model.name == "convnet":
+    if not isinstance(norm, InstanceNorm):
         return None
     _, height, width = data.image_shape()
-    if min(height, width) > 4:
+    if min(height, width) > 2 ** model.halvings():
         return None
     return (
         "norm",
         f"the last stage of {model.name} sees {data.name} images of {height}x{width} as single pixels, "
         "over which an instance norm is always 0; use larger images or another norm",
+    )
+
+
+def _instance_has_pixels_in_small_network(norm: Any, model: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(norm, InstanceNorm) or not isinstance(model, SmallNetwork):
+        return None
+    _, height, width = data.image_shape()
+    if model.fewest_positions(height, width) != 1:
+        return None
+    return (
+        "norm",
+        f"a norm of {model.name} sees {data.name} images of {height}x{width} as single pixels, "
+        "over which an instance norm is always 0; use another norm"
+        + ("" if model.fewest_positions(2 * height, 2 * width) == 1 else " or larger images"),
     )
 
 
@@ -119,10 +235,20 @@ CHECKS = (
 
 FITS = (
     Check(("norm", "model"), _groups_divide_channels),
+    Check(("norm", "model"), _groups_are_listed_for_groups),
+    Check(("norm", "model"), _method_on_weights_has_convolutions),
+    Check(("norm", "model"), _one_method_on_weights),
+    Check(("norm", "model"), _fixup_replaces_norms),
     Check(("model", "data"), _images_survive_pooling),
+    Check(("model", "data"), _image_fills_small_network),
+    Check(("model", "data"), _patches_fill_image),
+    Check(("model", "data"), _head_covers_classes),
     Check(("augment", "data"), _crop_fits_image),
     Check(("data", "batch_size"), _batch_fits_data),
     Check(("norm", "model", "data"), _instance_has_pixels),
+    Check(("norm", "model", "data"), _instance_has_pixels_in_small_network),
+    Check(("model", "act"), _zoo_keeps_activations),
+    Check(("model", "norm"), _kept_norms_are_not_named),
 )
 """What makes a sound configuration impossible to train with this network and these images: refused when it is planned."""
 

@@ -1,39 +1,41 @@
-"""Layers found by evolution over norm and activation together (Liu et al. 2020, arXiv:2004.02967): the S family."""
+"""Layers found by evolution over norm and activation together: Liu et al. 2020, arXiv:2004.02967.
 
-from typing import Any
+They take the place of norm and activation. Where the network has no activation they are x * weight + bias, as in the
+authors' code, or with ``alone: normalize`` the division by a spread alone.
+"""
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor, nn
 
-from normhpc.config.norm import EvoNormS0, EvoNormS1, EvoNormS2
+from normhpc.config import norm as configs
+from normhpc.norms.batch import BatchFormula
 from normhpc.norms.group import number_of_groups
-from normhpc.norms.lean import PER_CHANNEL, column, exact
+from normhpc.norms.lean import Formula, Gradient, per_image, planewise
+from normhpc.norms.moments import PER_CHANNEL, POSITIONS, column
 from normhpc.norms.slot import Norm
-
-_GROUP_DIMS = (2, 3, 4)
-"""Of (N, groups, channels of a group, H, W)."""
 
 
 class EvoNormS(Norm):
-    """y = x sigmoid(v x) / s * weight + bias, which takes the place of norm and activation.
+    """y = x sigmoid(v x) / s * weight + bias.
 
     S0: s = sqrt(variance + eps) over each image's groups of channels and the positions, v of shape (C,) learned from 1.
     S1: the same with v = 1. S2: s = sqrt(mean of x^2 + eps), v = 1. weight starts at 1, bias at 0, both of shape (C,).
-    Where the network has no activation the layer is x * weight + bias, as in the authors' code.
     Raises :class:`~normhpc.errors.InputError` when the groups do not divide the channels.
     """
 
-    scope = "sample"
-
-    def __init__(self, config: EvoNormS0 | EvoNormS1 | EvoNormS2, num_features: int, act: str) -> None:
+    def __init__(self, config: configs.EvoNormSample, num_features: int, act: str) -> None:
         super().__init__(num_features, act)
         self.owns_act = act != "none"
+        self.normalizes = self.owns_act or config.alone == "normalize"
+        self.scope = "sample" if self.normalizes else "value"
         self.groups = number_of_groups(config, num_features)
         self.eps = config.eps
-        self.centred = not isinstance(config, EvoNormS2)
+        self.centred = not isinstance(config, configs.EvoNormS2)
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
-        gated = isinstance(config, EvoNormS0) and self.owns_act
+        gated = isinstance(config, configs.EvoNormS0) and self.owns_act
         self.v = nn.Parameter(torch.ones(num_features)) if gated else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,69 +44,197 @@ class EvoNormS(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """The whole layer: norm and activation are one."""
+        if not self.normalizes:
+            return per_image(_affine, x, self.weight, self.bias)
         if not self.owns_act:
-            return (exact(x) * column(self.weight) + column(self.bias)).to(x.dtype)
-        y: Tensor = GatedOverSpread.apply(x, self.v, self.weight, self.bias, self.groups, self.eps, self.centred)
-        return y
+            return per_image(self._alone, x, self.weight, self.bias)
+        parameters = (self.weight, self.bias) if self.v is None else (self.weight, self.bias, self.v)
+        return per_image(self.formula, x, *parameters, gradient=self.gradient)
+
+    def formula(self, x: Tensor, weight: Tensor, bias: Tensor, v: Tensor | None = None) -> Tensor:
+        """As in the class."""
+        _, r = self._spread(x)
+        gated = x * torch.sigmoid(x if v is None else x * column(v))
+        return torch.addcmul(column(bias), gated, r * column(weight))
+
+    def gradient(
+        self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, v: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """With g the gradient times weight, r = 1 / s and m the size of a group:
+        dx = g r (x sigmoid(v x))' - (x - mean) r^3 / m sum(g x sigmoid(v x)), the sum over the group.
+        """
+        mean, r = self._spread(x)
+        gate = torch.sigmoid(x) if v is None else (x * column(v)).sigmoid_()
+        gated = x * gate
+        of_plane = (grad * gated).sum(POSITIONS, keepdim=True)
+        pull = self._over_groups(of_plane * column(weight)) / (x.shape[2] * x.shape[3]) * r * r.square()
+        d_weight, d_bias = (of_plane * r).sum(PER_CHANNEL), grad.sum(PER_CHANNEL)
+        g = grad * (r * column(weight))
+        # (x sigmoid(v x))' = gate + v x gate (1 - gate) = gate + v (gated - gated gate)
+        bend = gated.addcmul_(gated, gate, value=-1)
+        slope = gate.add_(bend) if v is None else gate.addcmul_(bend, column(v))
+        dx = slope.mul_(g).addcmul_(x, pull, value=-1)
+        if mean is not None:
+            dx += pull * mean
+        if v is None:
+            return dx, d_weight, d_bias
+        return dx, d_weight, d_bias, bend.mul_(x).mul_(g).sum(PER_CHANNEL)
+
+    def _alone(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        _, r = self._spread(x)
+        return torch.addcmul(column(bias), x, r * column(weight))
+
+    def _spread(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Mean, where the layer is centred, and reciprocal spread of each group, for each channel (N, C, 1, 1)."""
+        if not self.centred:
+            squares = self._over_groups(x.square().mean(POSITIONS, keepdim=True))
+            return None, squares.add(self.eps).rsqrt()
+        # by way of the planes, whose statistics are quick in every memory format
+        plane_mean = x.mean(POSITIONS, keepdim=True)
+        plane_variance = (x - plane_mean).square().mean(POSITIONS, keepdim=True)
+        mean = self._over_groups(plane_mean)
+        variance = self._over_groups(plane_variance + (plane_mean - mean).square())
+        return mean, variance.add(self.eps).rsqrt()
+
+    def _over_groups(self, of_planes: Tensor) -> Tensor:
+        """The mean over each group's channels, (N, C, 1, 1) to the same."""
+        grouped = of_planes.view(of_planes.shape[0], self.groups, -1)
+        return grouped.mean(2, keepdim=True).expand_as(grouped).reshape_as(of_planes)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
         return f"{super().extra_repr()}, groups={self.groups}, eps={self.eps:g}, centred={self.centred}"
 
 
-class GatedOverSpread(torch.autograd.Function):
-    """x sigmoid(v x) r weight + bias, r = 1 / sqrt(variance + eps) of groups, about their mean or, not centred, about 0.
+class EvoNormB(BatchFormula):
+    """y = x / max(sqrt(v_b + eps), other) * weight + bias, v_b the variance over the batch and positions.
 
-    With g the gradient times weight and m the size of a group: dx = g r (x sigmoid(v x))' - (x - mean) r^3 / m
-    sum(g x sigmoid(v x)), the sum over the group.
+    What the larger of the two is told from is the other branch, a function of x and its own plane's statistics.
+    weight starts at 1, bias at 0, both of shape (C,).
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, v: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, centred: bool
-    ) -> Tensor:
-        wide = exact(x)
-        mean, scale = _spread(wide, groups, eps, centred=centred)
-        ctx.groups, ctx.eps, ctx.centred = groups, eps, centred
-        ctx.save_for_backward(x, mean, scale, v, weight)
-        gated = wide * torch.sigmoid(wide if v is None else wide * column(v))
-        return (_by_group(gated, scale) * column(weight) + column(bias)).to(x.dtype)
+    def __init__(self, config: configs.EvoNormBatch, num_features: int, act: str) -> None:
+        super().__init__(config, num_features, act)
+        self.owns_act = act != "none"
+        self.follows_unbiased = config.running == "unbiased"
+        self.normalizes = self.owns_act or config.alone == "normalize"
+        if not self.normalizes:
+            self.scope = "value"
+            del self.running_mean, self.running_var
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, scale, v, weight = ctx.saved_tensors
-        wide, grad = exact(x), exact(grad)
-        if torch.is_grad_enabled():
-            mean, scale = _spread(wide, ctx.groups, ctx.eps, centred=ctx.centred)
-        gate = torch.sigmoid(wide if v is None else wide * column(v))
-        bend = gate * (1 - gate)
-        normalized = _by_group(wide * gate, scale)
-        scaled = grad * column(weight)
-        over_spread = _by_group(scaled, scale)
-        slope = gate + wide * bend * (1.0 if v is None else column(v))
-        pull = _grouped(scaled * normalized, ctx.groups).mean(_GROUP_DIMS, keepdim=True) * scale.square()
-        centred = _grouped(wide, ctx.groups) - mean
-        dx = over_spread * slope - (centred * pull).flatten(1, 2)
-        dv = None if v is None else (over_spread * wide.square() * bend).sum(PER_CHANNEL)
-        return dx.to(x.dtype), dv, (grad * normalized).sum(PER_CHANNEL), grad.sum(PER_CHANNEL), None, None, None
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape, dtype and memory format."""
+        return self.normalize(x)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """The whole layer: norm and activation are one."""
+        return super().normalize(x) if self.normalizes else per_image(_affine, x, self.weight, self.bias)
+
+    def local_statistics(self) -> tuple[str, ...]:
+        """The running statistics, where there are any."""
+        return super().local_statistics() if self.normalizes else ()
+
+    def formula(self) -> tuple[Formula, Gradient]:
+        """As in the class, activation included; where there is none, over the batch's deviation alone."""
+        return (self._larger, self._gradient) if self.owns_act else planewise(self._alone)
+
+    def _larger(self, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
+        divisor = torch.maximum(self.other(x, *rest), column((variance + self.eps).sqrt()))
+        return torch.addcmul(column(bias), x / divisor, column(weight))
+
+    def _alone(
+        self, plane_mean: Tensor, plane_variance: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        scale = column((variance + self.eps).rsqrt() * weight)
+        return scale, plane_mean * scale + column(bias)
+
+    @abstractmethod
+    def other(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """The branch that the batch's deviation is compared with, of the shape of x."""
+
+    @abstractmethod
+    def through_other(self, d_other: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """The gradient by x and by each of ``rest`` of :meth:`other`."""
+
+    def _gradient(
+        self, grad: Tensor, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        """With d the larger, g the gradient times weight: dx = g / d, dd = -g x / d^2, which goes to the larger."""
+        deviation = (variance + self.eps).sqrt()
+        other = self.other(x, *rest)
+        taken = other > column(deviation)
+        reciprocal = torch.maximum(other, column(deviation)).reciprocal_()
+        quotient = x * reciprocal
+        dx = grad * reciprocal
+        dweight = (dx * x).sum(PER_CHANNEL)
+        dx *= column(weight)
+        d_larger = quotient.mul_(dx).neg_()
+        d_other = d_larger * taken
+        d_deviation = (d_larger - d_other).sum(PER_CHANNEL)
+        through, *others = self.through_other(d_other, x, *rest)
+        dx += through
+        return dx, torch.zeros_like(mean), d_deviation / (2 * deviation), dweight, grad.sum(PER_CHANNEL), *others
 
 
-def _spread(x: Tensor, groups: int, eps: float, *, centred: bool) -> tuple[Tensor, Tensor]:
-    """Mean and reciprocal spread of each group, (N, groups, 1, 1, 1). The variance is biased."""
-    grouped = _grouped(x, groups)
-    if centred:
-        variance, mean = torch.var_mean(grouped, _GROUP_DIMS, correction=0, keepdim=True)
-    else:
-        variance = grouped.square().mean(_GROUP_DIMS, keepdim=True)
-        mean = torch.zeros_like(variance)
-    return mean, variance.add(eps).rsqrt()
+class EvoNormB0(EvoNormB):
+    """The other branch is v x + sqrt(variance of the plane + eps), v of shape (C,) learned from 1."""
+
+    def __init__(self, config: configs.EvoNormB0, num_features: int, act: str) -> None:
+        super().__init__(config, num_features, act)
+        self.v = nn.Parameter(torch.ones(num_features)) if self.owns_act else None
+
+    def arguments(self) -> tuple[Tensor, ...]:
+        """v, where the layer has it."""
+        return () if self.v is None else (self.v,)
+
+    def other(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """As in the class."""
+        _, deviation = self._plane(x)
+        return torch.addcmul(deviation, x, column(rest[0]))
+
+    def through_other(self, d_other: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """d(sqrt(variance + eps)) = (x - mean) / (positions * deviation)."""
+        mean, deviation = self._plane(x)
+        pull = d_other.mean(POSITIONS, keepdim=True) / deviation
+        dv = (d_other * x).sum(PER_CHANNEL)
+        return (d_other * column(rest[0])).addcmul_(x - mean, pull), dv
+
+    def _plane(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean(POSITIONS, keepdim=True)
+        return mean, (x - mean).square().mean(POSITIONS, keepdim=True).add(self.eps).sqrt()
 
 
-def _grouped(x: Tensor, groups: int) -> Tensor:
-    """(N, C, H, W) as (N, groups, C / groups, H, W), a view in every memory format."""
-    images, channels, height, width = x.shape
-    return x.view(images, groups, channels // groups, height, width)
+class EvoNormB1(EvoNormB):
+    """The other branch is (x + 1) sqrt(mean of x^2 of the plane + eps)."""
+
+    def other(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """As in the class."""
+        rms = _plane_rms(x, self.eps)
+        return torch.addcmul(rms, x, rms)
+
+    def through_other(self, d_other: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """d(sqrt(mean of x^2 + eps)) = x / (positions * rms)."""
+        rms = _plane_rms(x, self.eps)
+        pull = torch.addcmul(d_other, d_other, x).mean(POSITIONS, keepdim=True) / rms
+        return (torch.addcmul(d_other * rms, x, pull),)
 
 
-def _by_group(x: Tensor, scale: Tensor) -> Tensor:
-    return (_grouped(x, scale.shape[1]) * scale).flatten(1, 2)
+class EvoNormB2(EvoNormB):
+    """The other branch is sqrt(mean of x^2 of the plane + eps) - x."""
+
+    def other(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """As in the class."""
+        return _plane_rms(x, self.eps) - x
+
+    def through_other(self, d_other: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """d(sqrt(mean of x^2 + eps)) = x / (positions * rms)."""
+        pull = d_other.mean(POSITIONS, keepdim=True) / _plane_rms(x, self.eps)
+        return (torch.addcmul(-d_other, x, pull),)
+
+
+def _plane_rms(x: Tensor, eps: float) -> Tensor:
+    return x.square().mean(POSITIONS, keepdim=True).add(eps).sqrt()
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.addcmul(column(bias), x, column(weight))

@@ -1,17 +1,26 @@
 """Statistics of one image over groups of channels and all positions: group, layer and instance norm."""
 
+import math
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from normhpc.config.norm import ChannelGroups, GroupNorm, InstanceNorm, LayerNorm
+from normhpc.config.norm import ChannelGroups, GroupNorm, InstanceNorm, LayerNorm, LayerPixelNorm
 from normhpc.errors import InputError
+from normhpc.norms.lean import per_image, planewise
+from normhpc.norms.moments import PER_CHANNEL, column
 from normhpc.norms.slot import Norm, memory_format_of
+
+_ROWS_WORTH_A_WEIGHT_EACH = 20
+"""Images from which on a weight for each of their values adds less than a twentieth to what the layer keeps."""
 
 
 class Group(Norm):
     """y = act((x - m) / sqrt(v + eps) * weight + bias), m and v over each image's groups of channels and positions.
 
-    v is the biased variance; weight and bias have shape (C,) and start at 1 and 0. Wu and He 2018,
+    v is the biased variance, with ``unbiased`` the one with one value less in the denominator; weight and bias have shape (C,) and start at 1 and 0. Wu and He 2018,
     arXiv:1803.08494. One group is :class:`Layer`, as many groups as channels :class:`Instance`.
 
     Raises :class:`~normhpc.errors.InputError` when the groups do not divide the channels.
@@ -23,6 +32,7 @@ class Group(Norm):
         super().__init__(num_features, act)
         self.groups = self.groups_of(config, num_features)
         self.eps = config.eps
+        self.unbiased = isinstance(config, GroupNorm) and config.unbiased
         self.weight = nn.Parameter(torch.ones(num_features))
         self.bias = nn.Parameter(torch.zeros(num_features))
 
@@ -33,13 +43,56 @@ class Group(Norm):
         return number_of_groups(config, num_features)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Statistics in fp32 also under autocast, where CUDA's group norm would return fp32 and double the memory."""
-        # On CPUs torch's kernel for channels_last takes E[x^2] - E[x]^2: off by 0.6 % where the mean is 100 times
-        # the spread and by a factor of 1000 where it is 10,000 times.
-        source = x.contiguous() if x.device.type == "cpu" else x
+        """torch's kernel, except on CPUs for channels_last."""
+        if x.device.type == "cpu" and memory_format_of(x) == torch.channels_last:
+            # torch's takes E[x^2] - E[x]^2 there: off by 0.6 % where the mean is 100 times the spread and by a factor
+            # of 1000 where it is 10,000 times.
+            if self.groups == 1 and not self.unbiased and x.shape[0] >= _ROWS_WORTH_A_WEIGHT_EACH:
+                return self._by_rows(x)
+            formula, gradient = planewise(partial(self._coefficients, self._correction(x)))
+            return per_image(formula, x, self.weight, self.bias, gradient=gradient)
+        weight: Tensor = self.weight
+        eps = self.eps
+        if self.unbiased:
+            # v m / (m - 1) + eps = m / (m - 1) (v + eps (m - 1) / m)
+            shrink = 1 / self._correction(x)
+            weight, eps = weight * math.sqrt(shrink), eps * shrink
+        # Under autocast CUDA's group norm would return fp32 and double the memory.
         with torch.autocast(x.device.type, enabled=False):
-            y = torch.group_norm(source, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            y = torch.group_norm(x, self.groups, weight.to(x.dtype), self.bias.to(x.dtype), eps)
         return y.contiguous(memory_format=memory_format_of(x))
+
+    def _by_rows(self, x: Tensor) -> Tensor:
+        """torch's layer norm of each image as one row, which channels_last makes contiguous; weight at each position."""
+        rows = x.permute(0, 2, 3, 1).flatten(1)
+        positions = x.shape[2] * x.shape[3]
+        weight, bias = (part.to(x.dtype).repeat(positions) for part in (self.weight, self.bias))
+        with torch.autocast(x.device.type, enabled=False):
+            y = F.layer_norm(rows, rows.shape[1:], weight, bias, self.eps)
+        return y.view(x.shape[0], *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+
+    def _correction(self, x: Tensor) -> float:
+        """What the biased variance is multiplied by."""
+        if not self.unbiased:
+            return 1.0
+        values = x.shape[2] * x.shape[3] * (self.num_features // self.groups)
+        if values == 1:
+            raise InputError(
+                f"norm: the unbiased variance of one value is not defined (input {tuple(x.shape)}, {self.groups} groups); "
+                "use fewer groups, larger images or unbiased: false"
+            )
+        return values / (values - 1)
+
+    def _coefficients(
+        self, correction: float, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shape = (mean.shape[0], self.groups, -1)
+        means = mean.view(shape)
+        group_mean = means.mean(2, keepdim=True)
+        group_variance = (variance.view(shape) + (means - group_mean).square()).mean(2, keepdim=True)
+        r = (group_variance * correction + self.eps).rsqrt()
+        scale = r.expand_as(means).reshape_as(mean) * column(weight)
+        return scale, (means - group_mean).reshape_as(mean) * scale + column(bias)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -80,22 +133,61 @@ class Instance(Group):
         return super().normalize(x)
 
 
+class LayerPixel(Norm):
+    """y = act((x - m) / sqrt(v + eps) * weight + bias), m and v over the channels at each position, v biased.
+
+    weight and bias have shape (C,) and start at 1 and 0. The layer norm of transformers (Ba et al. 2016,
+    arXiv:1607.06450), at every pixel as in ConvNeXt.
+    """
+
+    scope = "pixel"
+
+    def __init__(self, config: LayerPixelNorm, num_features: int, act: str) -> None:
+        super().__init__(num_features, act)
+        self.eps = config.eps
+        self.weight = nn.Parameter(torch.ones(num_features))
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """torch's kernel where the channels of a position lie together, otherwise in blocks of images."""
+        if memory_format_of(x) == torch.channels_last:
+            with torch.autocast(x.device.type, enabled=False):
+                rows = x.permute(0, 2, 3, 1)
+                y = F.layer_norm(rows, (self.num_features,), self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+            return y.permute(0, 3, 1, 2)
+        return per_image(self._formula, x, self.weight, self.bias, gradient=self._gradient)
+
+    def _formula(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        centred, r = self._centred(x)
+        return torch.addcmul(column(bias), centred * r, column(weight))
+
+    def _gradient(self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+        """With n the normalized x, g the gradient times weight: dx = r (g - mean(g) - n mean(g n))."""
+        normal, r = self._centred(x)
+        normal = normal * r
+        product = grad * normal
+        g = grad * column(weight)
+        pull = (product * column(weight)).mean(1, keepdim=True)
+        dx = (g - g.mean(1, keepdim=True)).addcmul_(normal, pull, value=-1).mul_(r)
+        return dx, product.sum(PER_CHANNEL), grad.sum(PER_CHANNEL)
+
+    def _centred(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        centred = x - x.mean(1, keepdim=True)
+        return centred, centred.square().mean(1, keepdim=True).add(self.eps).rsqrt()
+
+    def extra_repr(self) -> str:
+        """What ``print(model)`` shows."""
+        return f"{super().extra_repr()}, eps={self.eps:g}"
+
+
 def number_of_groups(config: ChannelGroups, num_features: int) -> int:
     """Groups in a layer of ``num_features`` channels. Raises :class:`InputError` when they do not divide them."""
-    if config.groups is not None:
-        if num_features % config.groups:
-            raise InputError(
-                f"norm.groups: {config.groups} groups do not divide {num_features} channels; {_divisors(num_features)}"
-            )
-        return config.groups
-    assert config.group_size is not None
-    if num_features % config.group_size:
-        raise InputError(
-            f"norm.group_size: groups of {config.group_size} channels do not divide {num_features} channels; "
-            f"{_divisors(num_features)}"
-        )
-    return num_features // config.group_size
-
-
-def _divisors(channels: int) -> str:
-    return f"what does: {', '.join(str(size) for size in range(1, channels + 1) if channels % size == 0)}"
+    groups = config.groups_of(num_features)
+    if groups is not None:
+        return groups
+    rule, value = config.rule
+    divisors = ", ".join(str(size) for size in range(1, num_features + 1) if num_features % size == 0)
+    raise InputError(
+        f"norm.{rule}: {rule} {value:g} does not divide {num_features} channels; what does: {divisors}; "
+        "indivisible: shrink takes the next number of groups that does"
+    )

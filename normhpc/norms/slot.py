@@ -2,15 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from normhpc.config.norm.base import Scope
 from normhpc.norms.activation import activate
-
-Scope = Literal["batch", "sample", "none"]
-"""Over what statistics are taken: several images, one image, or there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +18,8 @@ class ParamSpec:
     """Whether weight decay applies to it even when the parameters of norms are spared."""
     lr_factor: float = 1.0
     """What its learning rate is multiplied by."""
+    bounds: tuple[float, float] | None = None
+    """Where :meth:`Norm.post_step` puts its values back to."""
 
 
 class Norm(nn.Module, ABC):
@@ -31,10 +30,10 @@ class Norm(nn.Module, ABC):
     activation, ``"none"`` for the norm alone.
     """
 
-    scope: ClassVar[Scope] = "none"
+    scope: Scope = "value"
     owns_act: bool = False
     """The layer has a nonlinearity of its own and takes the place of the activation."""
-    shifts: ClassVar[bool] = True
+    shifts: bool = True
     """The layer learns a shift per channel, which makes the bias of the convolution before it idle."""
 
     def __init__(self, num_features: int, act: str) -> None:
@@ -44,19 +43,32 @@ class Norm(nn.Module, ABC):
 
     @abstractmethod
     def normalize(self, x: Tensor) -> Tensor:
-        """The normalized ``x``: a new tensor, or ``x`` itself where there is nothing to do; never a view of it."""
+        """The normalized ``x``: a new tensor, or ``x`` itself where there is nothing to do; never a view of ``x``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, then activation: (N, C, H, W) to the same shape, dtype and memory format."""
         y = self.normalize(x)
-        return activate(y, self.act, overwrite=y is not x)
+        # Autograd copies a whole tensor to follow a write into a view of another; compiled code never overwrites.
+        overwrite = not torch.compiler.is_compiling() and y is not x and not y._is_view()
+        return activate(y, self.act, overwrite=overwrite)
 
     def param_specs(self) -> dict[str, ParamSpec]:
         """How an optimizer treats each own parameter; by default without weight decay."""
         return {name: ParamSpec() for name, _ in self.named_parameters(recurse=False)}
 
     def post_step(self) -> None:
-        """Put parameters back where they must lie, after each optimizer step; most layers have nothing to do."""
+        """Put parameters back within their bounds, after each optimizer step."""
+        for name, spec in self.param_specs().items():
+            if spec.bounds is not None:
+                self.get_parameter(name).data.clamp_(*spec.bounds)
+
+    def has_post_step(self) -> bool:
+        """Whether :meth:`post_step` has anything to do; most layers have not."""
+        return any(spec.bounds is not None for spec in self.param_specs().values())
+
+    def images_per_statistic(self, images: int) -> set[int]:
+        """Images behind each batch statistic of a pass over so many; meant for norms over the batch."""
+        return {images}
 
     def local_statistics(self) -> tuple[str, ...]:
         """Names of the buffers that follow only this rank's images, so that ranks disagree on them."""

@@ -7,66 +7,23 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normhpc.errors import InputError
-
-REDUCED = (0, 2, 3)
+from normhpc.norms.moments import PER_CHANNEL, Moments, column, exact, traced_moments
 
 
-def synchronized() -> bool:
-    """Whether there is another rank to agree with."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def synchronized_batch_norm(x: Tensor, moments: Moments, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalize ``x`` (N, C, H, W) by the batch statistics of all ranks.
 
-
-def one_value_error(x: Tensor) -> InputError:
-    """What batch statistics over a single value raise."""
-    return InputError(
-        f"norm: batch norm over one value per channel is always 0 (input {tuple(x.shape)}); "
-        "give every rank a larger share of the batch, or use sync: true or another norm"
-    )
-
-
-def synchronized_batch_norm(
-    x: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    """Normalize ``x`` (N, C, H, W) by the batch statistics of all ranks and move the running ones in place.
-
-    Every rank must call it in the same order, with any number of images, even none. Two small collectives:
-    the statistics in the forward pass, two sums of the gradient in the backward pass. The gradients of
-    ``weight`` and ``bias`` are this rank's part of a sum over ranks, as those of all other parameters are.
+    Every rank must call it in the same order, with any number of images, even none: two sums of the gradient are
+    taken over ranks in the backward pass. The gradients of ``weight`` and ``bias`` are this rank's part of a sum
+    over ranks, as those of all other parameters are.
     """
-    count, mean, squares = _global_moments(x)
-    if x.numel() <= x.shape[1] and count.item() <= 1:
-        raise one_value_error(x)
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-    running_var.lerp_((squares / (count - 1)).to(running_var.dtype), momentum)
-    y: Tensor = _Normalize.apply(x, mean, torch.rsqrt(squares / count + eps), count, weight, bias)
+    if torch.compiler.is_compiling():
+        # A traced function of its own would read weights made from running statistics after these have moved.
+        mean, variance = traced_moments(exact(x), sync=True)
+        scale = (variance + eps).rsqrt() * weight
+        return torch.addcmul(column(bias), exact(x) - column(mean), column(scale)).to(x.dtype)
+    y: Tensor = _Normalize.apply(x, moments.mean, (moments.variance + eps).rsqrt(), moments.count, weight, bias)
     return y
-
-
-def _global_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of values (), mean (C,) and sum of squared deviations (C,) over all ranks, in fp32 or float64.
-
-    Each rank's moments are taken in two passes and merged by Chan's formula, which loses nothing when the mean
-    is large against the spread, as sums of squares do.
-    """
-    channels = x.shape[1]
-    values = _widened(x.detach())
-    number = x.numel() // channels
-    mean = values.sum(REDUCED) / max(number, 1)
-    squares = (values - _per_channel(mean)).square_().sum(REDUCED)
-    own = torch.cat((mean, squares, mean.new_full((1,), number)))
-    gathered = own.new_empty(dist.get_world_size() * own.numel())
-    dist.all_gather_into_tensor(gathered, own)
-    means, squares, counts = gathered.view(-1, 2 * channels + 1).tensor_split((channels, 2 * channels), dim=1)
-    count = counts.sum()
-    mean = (means * counts).sum(0) / count
-    return count, mean, squares.sum(0) + ((means - mean).square_() * counts).sum(0)
 
 
 class _Normalize(torch.autograd.Function):
@@ -79,31 +36,23 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor, rstd: Tensor, count: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, mean, rstd, count, weight)
-        centred = _widened(x) - _per_channel(mean)
-        scaled = centred.mul_(_per_channel(rstd * weight)).add_(_per_channel(bias))
+        centred = exact(x) - column(mean)
+        scaled = centred.mul_(column(rstd * weight)).add_(column(bias))
         return scaled.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, rstd, count, weight = ctx.saved_tensors
-        grad = _widened(grad)
-        normal = (_widened(x) - _per_channel(mean)).mul_(_per_channel(rstd))
-        sums = torch.cat((grad.sum(REDUCED), (grad * normal).sum(REDUCED)))
+        grad = exact(grad)
+        normal = (exact(x) - column(mean)).mul_(column(rstd))
+        sums = torch.cat((grad.sum(PER_CHANNEL), (grad * normal).sum(PER_CHANNEL)))
         grad_bias, grad_weight = sums.to(weight.dtype).chunk(2)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, grad_weight, grad_bias
         total = sums.clone()
         dist.all_reduce(total)
         mean_grad, mean_product = (total / count).chunk(2)
-        spread = normal.mul_(_per_channel(mean_product)).add_(_per_channel(mean_grad))
-        grad_x = (grad - spread).mul_(_per_channel(rstd * weight))
+        spread = normal.mul_(column(mean_product)).add_(column(mean_grad))
+        grad_x = (grad - spread).mul_(column(rstd * weight))
         return grad_x.to(x.dtype), None, None, None, grad_weight, grad_bias
-
-
-def _widened(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    return values.view(1, -1, 1, 1)

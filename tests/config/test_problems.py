@@ -7,11 +7,16 @@ from normhpc.config import Resources, RunConfig
 from normhpc.config.problems import dotted, findings_of, shown, validate_run
 from normhpc.errors import InputError
 
-NORMS = "none, batch, layer, instance, group, rms, frn, evonorm_s0, evonorm_s1, evonorm_s2, dyt, derf"
+NORMS = (
+    "none, batch, ghost_batch, batch_renorm, variance, mean_centering, layer, layer_pixel, rms, instance, group, "
+    "batch_instance, switchable, frn, frn_tlu, grn, local_response, evonorm_b0, evonorm_b1, evonorm_b2, evonorm_s0, "
+    "evonorm_s1, evonorm_s2, dyt, derf, dyisru, pointwise, selu, weight, weight_standardized, "
+    "scaled_weight_standardized, weight_centering, formula"
+)
 MESSAGES = [
     ({"norm": {"momentm": 1}}, "norm.momentm: unknown key 'momentm', did you mean 'momentum'? "
-     "allowed: name, eps, momentum, sync"),
-    ({"norm": {"xyz": 1}}, "norm.xyz: unknown key 'xyz', allowed: name, eps, momentum, sync"),
+     "allowed: name, eps, momentum, sync, running"),
+    ({"norm": {"xyz": 1}}, "norm.xyz: unknown key 'xyz', allowed: name, eps, momentum, sync, running"),
     ({"norm": {"name": "group", "groups": -7}}, "norm.groups: expected a positive integer, got -7"),
     ({"norm": {"name": "group", "groups": "x"}}, "norm.groups: expected an integer, got 'x'"),
     ({"norm": {"name": "group", "groups": 1.5}}, "norm.groups: expected an integer, got 1.5"),
@@ -53,7 +58,7 @@ MESSAGES = [
      "allowed: every_epochs, every_steps, every_minutes, keep_best"),
     ({"schedule": {"warmup_epochs": 50}}, "schedule.warmup_epochs: expected at most the run's 10 epochs, got 50"),
     ({"norm": {"name": "group", "groups": 2, "group_size": 2}},
-     "norm: expected either groups or group_size, got groups=2 and group_size=2"),
+     "norm: expected one of groups, group_size and p_grouping, got groups=2, group_size=2, p_grouping=None"),
 ]  # fmt: skip
 
 

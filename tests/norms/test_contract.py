@@ -5,38 +5,17 @@ import pickle
 
 import pytest
 import torch
+from support.norm_cases import ONE_OF_EACH, WRITTEN
+from support.norm_cases import SPECS as OF_ONE_FORMULA
 from support.norm_formulas import owns_activation
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from normhpc.config import norm as configs
-from normhpc.norms import NORMS, ParamSpec, build
+from normhpc.norms import ParamSpec, build, moments
 from normhpc.norms.activation import ACTIVATIONS
 
-SPECS = [
-    configs.NoNorm(),
-    configs.BatchNorm(),
-    configs.BatchNorm(sync=True),
-    configs.LayerNorm(),
-    configs.InstanceNorm(),
-    configs.GroupNorm(groups=4),
-    configs.RmsNorm(),
-    configs.FilterResponseNorm(),
-    configs.FilterResponseNorm(tlu=False),
-    configs.EvoNormS0(groups=4),
-    configs.EvoNormS1(groups=2),
-    configs.EvoNormS2(groups=None, group_size=2),
-    configs.DynamicTanh(),
-    configs.DynamicErf(),
-]
-LEAN = [
-    spec
-    for spec in SPECS
-    if not isinstance(
-        spec, configs.NoNorm | configs.BatchNorm | configs.LayerNorm | configs.InstanceNorm | configs.GroupNorm
-    )
-]
-"""With a backward pass of their own."""
+SPECS = [*OF_ONE_FORMULA, *WRITTEN, configs.WeightNorm()]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 every_norm = pytest.mark.parametrize("spec", SPECS, ids=repr)
@@ -45,10 +24,6 @@ every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 
 def images(*shape, seed=0, **options):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(**options)
-
-
-def test_these_tests_see_every_norm():
-    assert {type(spec) for spec in SPECS} == set(NORMS)
 
 
 @every_layout
@@ -108,7 +83,10 @@ def test_copies_pickles_and_states_compute_the_same(spec):
 @every_norm
 def test_parameters_are_spared_from_weight_decay(spec):
     slot = build(spec, 8)
-    assert slot.param_specs() == {name: ParamSpec(decay=False, lr_factor=1.0) for name, _ in slot.named_parameters()}
+    expected = {name: ParamSpec(decay=False, lr_factor=1.0) for name, _ in slot.named_parameters()}
+    if "gate" in expected:
+        expected["gate"] = ParamSpec(decay=False, lr_factor=spec.gate_lr_factor, bounds=(0.0, 1.0))
+    assert slot.param_specs() == expected
 
 
 @every_norm
@@ -152,18 +130,19 @@ def test_saves_no_more_for_the_backward_pass_than_torch(spec, native, layout):
 
 @every_layout
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("spec", LEAN, ids=repr)
+@every_norm
 def test_keeps_the_input_and_little_else(spec, dtype, layout):
     x = images(2, 64, 16, 16, dtype=dtype).contiguous(memory_format=layout).requires_grad_()
     ours, _y = saved_bytes(build(spec, 64, "relu" if owns_activation(spec) else "none"), x)
     assert ours <= 1.05 * x.untyped_storage().nbytes()
 
 
-@pytest.mark.parametrize("spec", LEAN, ids=repr)
+@every_norm
 def test_second_derivatives(spec):
-    slot = build(spec, 4, "relu").double()
+    slot = build(spec, 4, "relu").double().train(not isinstance(spec, configs.BatchRenorm))  # which holds r and d
+    generator = torch.Generator().manual_seed(1)
     for parameter in slot.parameters():
-        torch.nn.init.normal_(parameter, mean=0.5, generator=torch.Generator().manual_seed(1))
+        torch.nn.init.normal_(parameter, mean=0.5, generator=generator)
     x = images(2, 4, 2, 3, dtype=torch.float64).requires_grad_()
     names = [name for name, _ in slot.named_parameters()]
 
@@ -182,7 +161,7 @@ def fresh_compiler():
 
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("act", ["relu", "tanh"])
-@every_norm
+@pytest.mark.parametrize("spec", [*ONE_OF_EACH, *WRITTEN], ids=repr)
 def test_compiled_equals_eager(spec, act):
     slot = build(spec, 8, act)
     twin = torch.compile(copy.deepcopy(slot), backend="aot_eager", fullgraph=True)
@@ -217,3 +196,19 @@ def test_only_batch_statistics_let_images_see_each_other(spec):
     moved[1:] += images(3, 8, 3, 3, seed=1)
     alone = torch.equal(slot(x)[0], slot(moved)[0])
     assert alone == (slot.scope != "batch")
+
+
+@every_layout
+@every_norm
+def test_blocks_of_images_are_one_batch(spec, layout, monkeypatch):
+    results = []
+    for values in (1, 1000, 1 << 20):  # of images of 480 values: one at a time, two, all five
+        monkeypatch.setattr(moments, "_BLOCK_VALUES", values)
+        slot = build(spec, 8)
+        x = images(5, 8, 12, 5).contiguous(memory_format=layout).requires_grad_()
+        y = slot(x)
+        y.backward(images(5, 8, 12, 5, seed=1))
+        results.append([y.detach(), x.grad, *(parameter.grad for parameter in slot.parameters()), *slot.buffers()])
+    for other in results[1:]:
+        for value, same in zip(results[0], other, strict=True):
+            torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,6 @@
 """Two training steps and an evaluation of a synchronized norm, on one rank or on its share of the ranks."""
 
+import copy
 from typing import Any
 
 import torch
@@ -12,6 +13,21 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 SHARES = {2: {"4+2": (4, 2), "1+5": (1, 5)}, 3: {"3+1+2": (3, 1, 2), "4+0+2": (4, 0, 2)}}
 """Images of each rank, by number of ranks; 6 in all."""
+NORMS = (
+    "batch",
+    "batch_renorm",
+    "variance",
+    "mean_centering",
+    "batch_instance",
+    "switchable",
+    "evonorm_b0",
+    "evonorm_b1",
+    "evonorm_b2",
+)
+"""Every norm with statistics over the batch but the ghost's, which never leave a rank."""
+
+COMPILED = ("batch", "batch_renorm", "evonorm_b0", "switchable")
+"""One of each way in which the statistics of all ranks enter a layer."""
 
 
 def inputs(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -22,12 +38,15 @@ def inputs(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return x.to(dtype), torch.randn(6, 4, 3, 5, generator=generator, dtype=torch.float64).to(dtype)
 
 
-def two_steps(images: slice, dtype: torch.dtype, layout: torch.memory_format) -> dict[str, Tensor]:
+def two_steps(norm: str, images: slice, dtype: torch.dtype, layout: torch.memory_format) -> dict[str, Tensor]:
     """Outputs, gradients and statistics for the given images of each step."""
-    slot = build({"name": "batch", "sync": True, "momentum": 0.3}, 4, "relu").to(dtype)
+    slot = build({"name": norm, "sync": True, "momentum": 0.3}, 4, "relu").to(dtype)
     with torch.no_grad():
         slot.get_parameter("weight").copy_(torch.linspace(-1, 2, 4))
         slot.get_parameter("bias").copy_(torch.linspace(0.5, -0.5, 4))
+        for name, parameter in slot.named_parameters():
+            if name not in ("weight", "bias"):
+                parameter.copy_(torch.linspace(0.3, 0.9, parameter.numel()))
     found = {}
     for step in range(2):
         whole, cotangent = inputs(step, dtype)
@@ -50,7 +69,8 @@ def all_cases(rank: int, world: int) -> dict[str, Any]:
         images = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
         for dtype in DTYPES:
             for layout in LAYOUTS:
-                found[f"{name} {dtype} {layout}"] = two_steps(images, DTYPES[dtype], LAYOUTS[layout])
+                for norm in NORMS if layout == "nchw" else ("batch", "evonorm_b0"):
+                    found[f"{norm} {name} {dtype} {layout}"] = two_steps(norm, images, DTYPES[dtype], LAYOUTS[layout])
     return found | {"too few": _refusal()}
 
 
@@ -62,3 +82,23 @@ def _refusal() -> str:
     except InputError as error:
         return str(error)
     return "accepted"
+
+
+def compiled_and_eager(rank: int, world: int) -> dict[str, float]:
+    """By norm, how far the second step of a layer compiled in one graph is from the eager one's, values and gradient."""
+    found = {}
+    for norm in COMPILED:
+        torch.compiler.reset()
+        options = {"warmup_steps": 0} if norm == "batch_renorm" else {}
+        slot = build({"name": norm, "sync": True, "momentum": 0.3, **options}, 4, "relu")
+        twin = copy.deepcopy(slot)
+        compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+        results = []
+        for layer in (slot, compiled):
+            for step in range(2):
+                x = inputs(step, torch.float32)[0][rank : 4 - rank].requires_grad_()
+                y = layer(x)
+                y.square().sum().backward()
+            results.append(torch.cat([y.detach().flatten(), x.grad.flatten()]))
+        found[norm] = (results[0] - results[1]).abs().max().item()
+    return found

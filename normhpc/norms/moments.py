@@ -1,0 +1,162 @@
+"""Mean and variance of a batch, of this rank or of all ranks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from normhpc.errors import InputError
+
+Dims = tuple[int, ...]
+POSITIONS: Dims = (2, 3)
+PER_CHANNEL: Dims = (0, 2, 3)
+
+_BLOCK_VALUES = 1 << 17
+"""Values in a block: 512 KiB in fp32. Smaller ones cost more calls, larger ones leave a core's second-level cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Of each channel over images and positions; in fp32 or better, without gradient."""
+
+    count: Tensor
+    """Values behind each statistic, a scalar."""
+    mean: Tensor
+    """(C,)"""
+    variance: Tensor
+    """(C,), biased."""
+    synchronized: bool
+    """Whether they are those of all ranks' images."""
+
+    @property
+    def unbiased(self) -> Tensor:
+        """The variance with count - 1 in the denominator."""
+        return self.variance * (self.count / (self.count - 1))
+
+
+def batch_moments(x: Tensor, *, sync: bool) -> Moments:
+    """The moments of x (N, C, H, W), with ``sync`` over all ranks' x together, whatever their shares.
+
+    Every rank must call it in the same order, with any number of images, even none: one small collective. Raises
+    :class:`~normhpc.errors.InputError` when there is a single value per channel.
+    """
+    with torch.no_grad():
+        if not (sync and several_ranks()):
+            refuse_one_value(x)
+            mean, squares = _mean_and_squares(x)
+            count = mean.new_tensor(float(x.numel() // x.shape[1]))
+            return Moments(count, mean, squares / count, synchronized=False)
+        count, mean, squares = _over_ranks(x, *_mean_and_squares(x))
+        if x.numel() <= x.shape[1] and count.item() <= 1:
+            raise one_value_error(x)
+        return Moments(count, mean, squares / count, synchronized=True)
+
+
+def traced_moments(x: Tensor, *, sync: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of x (N, C, H, W) as differentiable operations, for a compiler to trace.
+
+    With ``sync`` over all ranks' x; gradients are then those of the sum of all ranks' losses.
+    """
+    if not sync:
+        variance, mean = torch.var_mean(x, PER_CHANNEL, correction=0)
+        return mean, variance
+    count = torch.full((), x.numel() / x.shape[1], device=x.device, dtype=x.dtype)
+    dist.all_reduce(count)
+    mean = _SumOverRanks.apply(x.sum(PER_CHANNEL)) / count
+    squares = _SumOverRanks.apply((x - column(mean)).square().sum(PER_CHANNEL))
+    return mean, squares / count
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        total = own.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def several_ranks() -> bool:
+    """Whether there is another rank to agree with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def refuse_one_value(x: Tensor) -> None:
+    """Raise :class:`~normhpc.errors.InputError` when x has a single value per channel."""
+    if x.numel() <= x.shape[1]:
+        raise one_value_error(x)
+
+
+def one_value_error(x: Tensor) -> InputError:
+    """What batch statistics over a single value raise."""
+    return InputError(
+        f"norm: batch norm over one value per channel is always 0 (input {tuple(x.shape)}); "
+        "give every rank a larger share of the batch, or use sync: true or another norm"
+    )
+
+
+def exact(x: Tensor) -> Tensor:
+    """``x`` in fp32 or better."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def column(values: Tensor) -> Tensor:
+    """(C,) against (N, C, H, W)."""
+    return values.view(1, -1, 1, 1)
+
+
+def blocks(x: Tensor) -> Iterator[slice]:
+    """Stretches of whole images that are worked on at once: on CPUs what stays in cache, on GPUs the batch."""
+    images = x.shape[0]
+    if x.device.type == "cpu":
+        values = _BLOCK_VALUES * torch.get_num_threads()
+        step = max(1, values * images // max(1, x.numel()))
+    else:
+        step = max(1, images)
+    for start in range(0, images, step):
+        yield slice(start, min(start + step, images))
+
+
+def _mean_and_squares(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and sum of squared deviations from it (C,) of this rank's x; zeros where it is empty.
+
+    Each block's are taken in two passes and merged by Chan's formula, which loses nothing when the mean is large
+    against the spread, as sums of squares do.
+    """
+    if torch.compiler.is_compiling():
+        variance, mean = torch.var_mean(exact(x), PER_CHANNEL, correction=0)
+        return mean, variance * (x.numel() // x.shape[1])
+    channels, each = x.shape[1], x.shape[2] * x.shape[3]
+    mean = exact(x.new_zeros(channels))
+    squares = torch.zeros_like(mean)
+    seen = 0
+    for block in blocks(x):
+        values = exact(x[block])
+        own = values.mean(PER_CHANNEL)
+        own_squares = (values - column(own)).square_().sum(PER_CHANNEL)
+        number = values.shape[0] * each
+        step = own - mean
+        mean += step * (number / (seen + number))
+        squares += own_squares + step.square_() * (seen * number / (seen + number))
+        seen += number
+    return mean, squares
+
+
+def _over_ranks(x: Tensor, mean: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count (), mean (C,) and sum of squared deviations (C,) of all ranks together."""
+    channels = x.shape[1]
+    own = torch.cat((mean, squares, mean.new_full((1,), x.numel() // channels)))
+    gathered = own.new_empty(dist.get_world_size() * own.numel())
+    dist.all_gather_into_tensor(gathered, own)
+    means, squares, counts = gathered.view(-1, 2 * channels + 1).tensor_split((channels, 2 * channels), dim=1)
+    count = counts.sum()
+    mean = (means * counts).sum(0) / count
+    return count, mean, squares.sum(0) + ((means - mean).square_() * counts).sum(0)
