@@ -4,26 +4,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normhpc.config.model import ConvNet as ConvNetConfig
-from normhpc.models.block import ConvSlot, NormAct, mean_over_positions
+from normhpc.models.block import ConvSlot, Layers, mean_over_positions
+from normhpc.models.head import BackboneWithHead
 
 
-class ConvNet(nn.Module):
+class ConvNet(BackboneWithHead):
     """Per width one 3x3 convolution, slot and 2x2 max pooling; then global average pooling and a linear layer.
 
-    (N, image_channels, H, W) to logits (N, classes), for any H and W of at least 2 ** len(widths).
+    (N, *image_shape) to logits (N, classes), for any height and width of at least 2 ** len(widths).
     """
 
-    def __init__(self, config: ConvNetConfig, image_channels: int, classes: int, act: str, norm_act: NormAct) -> None:
+    def __init__(self, config: ConvNetConfig, image_shape: tuple[int, int, int], classes: int, layers: Layers) -> None:
         super().__init__()
-        inputs = (image_channels, *config.widths[:-1])
+        inputs = (image_shape[0], *config.widths[:-1])
         self.layers = nn.ModuleList(
-            ConvSlot(below, width, 3, 1, act, norm_act) for below, width in zip(inputs, config.widths, strict=True)
+            ConvSlot(below, width, 3, layers) for below, width in zip(inputs, config.widths, strict=True)
         )
         self.head = nn.Linear(config.widths[-1], classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images to logits."""
+    def features(self, images: Tensor) -> Tensor:
+        """Means over the positions of the last map, (N, widths[-1])."""
+        x = images
         for layer in self.layers:
             x = F.max_pool2d(layer(x), 2)
-        logits: Tensor = self.head(mean_over_positions(x))
-        return logits
+        return mean_over_positions(x)

@@ -1,4 +1,5 @@
 import random
+import re
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import nn
 
 from normhpc.config import RunConfig
+from normhpc.config.model import ZooModel
 from normhpc.errors import InputError
 from normhpc.models import MODELS, build
 from normhpc.models.block import ConvSlot
@@ -13,7 +15,18 @@ from normhpc.models.resnet import BasicBlock, SkipInit
 from normhpc.norms import Norm, ParamSpec
 
 NORMS = ["none", "batch", "layer", "instance", {"name": "group", "groups": 4}]
-NETWORKS = ["convnet", "resnet8", {"name": "resnet14", "residual": "skipinit", "width": 4}]
+WEIGHT_METHODS = ["weight", "weight_standardized", "scaled_weight_standardized", "weight_centering"]
+NETWORKS = [
+    "convnet",
+    "resnet8",
+    {"name": "resnet14", "residual": "skipinit", "width": 4},
+    {"name": "resnet8", "residual": "nf", "width": 4},
+    {"name": "vgg", "widths": [8, 12, 16], "strided": [2]},
+    {"name": "bbn_resnet8", "width": 8},
+    {"name": "bbn_resnet8", "width": 4, "preact": True},
+]
+ELSEWHERE = ["era_convnet", "mnist_model4", "eva_convnet", "vit"]
+"""In test_small_networks.py and test_vit.py."""
 SMALL = {"name": "synthetic", "images": 8, "test_images": 4}
 
 
@@ -35,7 +48,8 @@ def parameters(model):
 
 
 def test_these_tests_see_every_network():
-    assert {type(config_of(model).model) for model in NETWORKS} == set(MODELS)
+    zoo = {kind for kind in MODELS if issubclass(kind, ZooModel)}
+    assert {type(config_of(model).model) for model in NETWORKS + ELSEWHERE} == set(MODELS) - zoo
 
 
 def resnet_parameters(n, width, channels, classes, norm, skipinit=False):
@@ -98,16 +112,10 @@ def test_any_image_size_gives_logits_and_gradients_everywhere(model, norm, size)
 @pytest.mark.parametrize("model", NETWORKS, ids=str)
 def test_the_activation_is_used_at_every_slot_but_branch_ends(model, act):
     net = network(model, act=act)
-    ends = {
-        id(slot)
-        for block in net.modules()
-        if isinstance(block, BasicBlock)
-        for part in (block.conv2, block.shortcut)
-        for slot in part.modules()
-    }
-    for slot in net.modules():
-        if isinstance(slot, Norm):
-            assert slot.act == ("none" if id(slot) in ends else act)
+    slots = {name: slot for name, slot in net.named_modules() if isinstance(slot, Norm)}
+    for name, slot in slots.items():
+        end = re.search(r"conv2\.slot$|shortcut", name)
+        assert slot.act == ("none" if end else act), name
     assert net(images(2, 3, 16, 16)).isfinite().all()
 
 
@@ -122,11 +130,14 @@ def test_weights_are_a_function_of_torchs_random_state_alone(model):
     assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
 
 
-def test_the_norm_does_not_change_the_initial_weights():
-    weights = [
-        {name: value for name, value in network("resnet8", norm).named_parameters() if value.ndim > 1} for norm in NORMS
-    ]
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_neither_norm_nor_method_on_weights_changes_the_initial_weights(model):
+    model = {"name": model} if isinstance(model, str) else model
+    networks = [network(model, norm) for norm in (*NORMS, *WEIGHT_METHODS)]
+    networks += [network({**model, "conv": method}, "batch") for method in WEIGHT_METHODS]
+    weights = [{name: value for name, value in net.named_parameters() if value.ndim > 1} for net in networks]
     for other in weights[1:]:
+        assert other.keys() == weights[0].keys()
         assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
 
 
@@ -200,5 +211,5 @@ def test_images_and_classes_come_from_the_data():
 
 
 def test_groups_that_do_not_divide_a_width_are_refused():
-    with pytest.raises(InputError, match=r"^norm.groups: 32 groups do not divide 16 channels"):
+    with pytest.raises(InputError, match=r"^norm.groups: groups 32 does not divide 16 channels"):
         network("resnet20", "group")

@@ -1,0 +1,141 @@
+"""The residual network of BeyondBatchNorm."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from normhpc.config.model import BbnResNet as BbnResNetConfig
+from normhpc.config.norm import FilterResponseTlu, NoNorm
+from normhpc.models.block import ConvSlot, Layers, SkipInit, mean_over_positions, stages
+from normhpc.norms import ParamSpec, activate
+
+
+class BbnResNet(nn.Module):
+    """A 3x3 stem, three stages of n blocks with w, 2w and 4w channels, global average pooling and a linear layer.
+
+    Initial weights by He et al. 2015 over fan in. (N, *image_shape) to logits (N, classes).
+    """
+
+    def __init__(
+        self, config: BbnResNetConfig, image_shape: tuple[int, int, int], classes: int, layers: Layers
+    ) -> None:
+        super().__init__()
+        layers = replace(layers, fan="fan_in")
+        widths = config.norm_widths()
+        self.stem = ConvSlot(image_shape[0], widths[0], 3, layers)
+        kind = PreactBlock if config.preact else PostactBlock
+        self.blocks = nn.ModuleList(kind(*block, layers, config) for block in stages(widths, config.blocks_per_stage))
+        self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to logits."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(mean_over_positions(x))
+        return logits
+
+
+class PostactBlock(nn.Module):
+    """end(shortcut(x) + branch(x)): the branch is conv, slot, conv, norm; end is the activation, or a joint slot.
+
+    Where the width changes the shortcut is a strided 3x3 convolution with its own norm, otherwise the identity. With
+    ``act_before_sum`` the branch ends with the activation and nothing follows the sum.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, config: BbnResNetConfig) -> None:
+        super().__init__()
+        bare = without_joint_slots(layers, config)
+        ends = layers if config.act_before_sum else bare
+        self.conv1 = ConvSlot(inputs, outputs, 3, layers, stride=stride)
+        self.conv2 = ConvSlot(outputs, outputs, 3, ends, act=config.act_before_sum)
+        self.scale = SkipInit() if config.residual == "skipinit" else nn.Identity()
+        self.shortcut = (
+            nn.Identity() if inputs == outputs else ConvSlot(inputs, outputs, 3, bare, stride=stride, act=False)
+        )
+        self.end = nn.Identity() if config.act_before_sum else after_sum(layers, outputs, config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        y: Tensor = self.end(self.scale(self.conv2(self.conv1(x))) + self.shortcut(x))
+        return y
+
+
+class PreactBlock(nn.Module):
+    """shortcut(x) + branch(x): the branch is slot, conv, slot, conv; nothing follows the sum.
+
+    Where the width changes the shortcut is a norm, then a strided 3x3 convolution, otherwise the identity.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, config: BbnResNetConfig) -> None:
+        super().__init__()
+        self.slot1 = layers.slot(inputs)
+        self.slot2 = layers.slot(outputs)
+        shifts = self.slot2.shifts
+        self.conv1 = layers.convolution(inputs, outputs, 3, shifts=shifts, stride=stride)
+        self.conv2 = layers.convolution(outputs, outputs, 3, shifts=shifts)
+        self.scale = SkipInit() if config.residual == "skipinit" else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            norm = without_joint_slots(layers, config).slot(inputs, act=False)
+            self.shortcut = nn.Sequential(
+                norm, layers.convolution(inputs, outputs, 3, shifts=norm.shifts, stride=stride)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        branch: Tensor = self.scale(self.conv2(self.slot2(self.conv1(self.slot1(x)))))
+        y: Tensor = branch + self.shortcut(x)
+        return y
+
+
+class Activation(nn.Module):
+    """The run's activation after a sum."""
+
+    def __init__(self, act: str) -> None:
+        super().__init__()
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same; overwrites ``x``."""
+        return activate(x, self.act, overwrite=True)
+
+
+class Threshold(nn.Module):
+    """y = max(x, threshold), learned per channel from 0: the activation of FRN (Singh and Krishnan 2020).
+
+    Where x equals the threshold the gradient goes to the threshold.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        threshold = self.threshold.view(-1, 1, 1)
+        return torch.where(x > threshold, x, threshold.to(x.dtype))
+
+    def param_specs(self) -> dict[str, ParamSpec]:
+        """No weight decay."""
+        return {"threshold": ParamSpec()}
+
+
+def _moves(layers: Layers, config: BbnResNetConfig) -> bool:
+    """Whether norm and activation are one and go behind the sum."""
+    return config.joint_slot == "after_sum" and layers.slot(config.width).owns_act
+
+
+def without_joint_slots(layers: Layers, config: BbnResNetConfig) -> Layers:
+    """What builds the end of a branch and its shortcut: without norm where that goes behind the sum."""
+    if not _moves(layers, config) or isinstance(layers.norm, FilterResponseTlu):
+        return layers
+    return replace(layers, norm=NoNorm(), conv=layers.method)
+
+
+def after_sum(layers: Layers, channels: int, config: BbnResNetConfig) -> nn.Module:
+    """What follows the sum of a block."""
+    if not _moves(layers, config):
+        return Activation(layers.act)
+    return Threshold(channels) if isinstance(layers.norm, FilterResponseTlu) else layers.slot(channels)
