@@ -14,8 +14,11 @@ SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
 
 RUNS = {
     "quickstart": 15,
-    "full_grid": 360,
-    "norm_and_batch_size": 60,
+    "full_grid": 570,
+    "batch_size": 135,
+    "norm_as_activation": 72,
+    "catalogue": 66,
+    "formula_search": 24,
 }
 """Number of runs of every sweep that ships."""
 

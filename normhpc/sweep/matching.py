@@ -91,26 +91,32 @@ def _check(value: Any, path: Path, origin: Keys, mistakes: Mistakes) -> Check:
     assert parent is not None
     if path[-1] == "name" and parent.named:
         _note_unknown_name(value, parent, origin, mistakes)
-    elif not node.children and not isinstance(value, dict) and (message := _impossible(value, path[-1], parent)):
-        mistakes.add(origin, message)
+    elif not node.children and not isinstance(value, dict):
+        readings, message = _readings(value, path[-1], parent)
+        if message is not None:
+            mistakes.add(origin, message)
+        return lambda given: any(same(given, reading) for reading in (value, *readings))
     return lambda given: same(given, value)
 
 
-def _impossible(value: Any, field: str, parent: Node) -> str | None:
-    """Why no kind of ``parent`` can have ``value`` in ``field``; None when one can."""
+def _readings(value: Any, field: str, parent: Node) -> tuple[list[Any], str | None]:
+    """What ``value`` is to the kinds of ``parent`` that can have it in ``field``; without any, why none can.
+
+    A formula is the same in every spelling.
+    """
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # comparing, 2.0 is 2
-    message = None
+    readings, message = [], None
     for kind in parent.kinds:
         if field in kind.model_fields:
             alone = _field_alone(kind, field)
             try:
-                alone.model_validate({field: value})
+                read = alone.model_validate({field: value})
             except ValidationError as error:
                 message = message or findings_of(error, alone)[0].message
             else:
-                return None
-    return message
+                readings.append(read.model_dump(mode="json")[field])
+    return readings, None if readings else message
 
 
 @cache

@@ -74,8 +74,8 @@ def read_filter(texts: Iterable[str], mistakes: Mistakes) -> Filter:
             kept.run_ids.append(tuple(raw.split(",")))
             continue
         value = _parsed("--only", key, raw, mistakes)
-        choices = [_parsed("--only", key, each, mistakes) for each in raw.split(",")] if "," in str(value) else [value]
-        several = isinstance(value, str) and len(choices) > 1
+        several = isinstance(value, str) and "," in value
+        choices = [_parsed("--only", key, each, mistakes) for each in raw.split(",")] if several else []
         condition = read_condition({key: {"in": choices} if several else value}, ("--only",), mistakes)
         if condition is not None:
             (kept.seeds if key == "seed" else kept.conditions).append(condition)

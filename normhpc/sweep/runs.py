@@ -39,13 +39,14 @@ class Run:
     @property
     def swept(self) -> dict[str, Any]:
         """The JSON value of every swept path, None where this run's configuration has no such field."""
-        return {".".join(path): self._at(path) for path in self._paths}
+        return {".".join(path): self.at(path) for path in self._paths}
 
     def values(self) -> dict[str, Any]:
         """The validated top-level fields, from which to build the :class:`~normhpc.config.RunConfig`."""
         return {state.field: state.value for state in self._states[:_SEED]} | {"seed": self.seed}
 
-    def _at(self, path: Path) -> Any:
+    def at(self, path: Path) -> Any:
+        """The JSON value at ``path``, a tuple of keys; None where the configuration has no such field."""
         value = self._states[POSITION[path[0]]].json
         for step in path[1:]:
             value = value.get(step) if isinstance(value, dict) else None

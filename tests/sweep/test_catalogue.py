@@ -33,10 +33,29 @@ def test_parts(what: str, names: list[str]) -> None:
 
 def test_fields_have_the_defaults_of_the_configuration() -> None:
     for entry in list_parts("norms"):
-        needed = {"groups": 8} if entry["name"] == "group" else {}
+        needed = {"expr": "x"} if entry["name"] == "formula" else {}
         norm = RunConfig.model_validate({"norm": {"name": entry["name"], **needed}}).norm
         told = {field["name"]: field["default"] for field in entry["fields"] if field["name"] not in needed}
         assert told == {name: getattr(norm, name) for name in told}
+
+
+def test_norms_say_what_they_are() -> None:
+    entries = {entry["name"]: entry for entry in list_parts("norms")}
+    batch = entries["batch"]
+    assert {key: batch[key] for key in ("family", "scope", "formula", "reference")} == {
+        "family": "hand-crafted",
+        "scope": "batch",
+        "formula": "(x - mean(x, 'batch')) / std(x, 'batch') * weight + bias",
+        "reference": "Ioffe and Szegedy 2015, arXiv:1502.03167",
+    }
+    assert all(entry[key] for entry in entries.values() for key in ("family", "scope", "formula", "reference"))
+    assert "family" not in list_parts("models")[0]
+    assert [line.split(maxsplit=1) for line in shown("norms", [entries["rms"]])][1:5] == [
+        ["family", "hand-crafted"],
+        ["scope", "pixel"],
+        ["formula", "x / rms(x, 'pixel') * weight"],
+        ["reference", "Zhang and Sennrich 2019, arXiv:1910.07467"],
+    ]
 
 
 def test_table_of_parts() -> None:

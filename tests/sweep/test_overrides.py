@@ -1,6 +1,7 @@
 """``--set`` and ``--only``."""
 
 import pytest
+from config.test_problems import NORMS
 
 from normhpc.errors import InputError
 
@@ -125,6 +126,7 @@ def test_the_same_path_set_twice(sweep_of):
         (["norm.name=layer", "seed=0"], [("layer", 1, 0), ("layer", 2, 0), ("layer", 3, 0)]),
         (["norm=layer,group", "epochs=2", "seed=1"], [("layer", 2, 1), ("group", 2, 1)]),
         (["epochs={ge: 3}", "seed=0", "norm={not: batch}"], [("layer", 3, 0), ("group", 3, 0)]),
+        (["norm.name={in: [layer, group]}", "epochs=2", "seed=1"], [("layer", 2, 1), ("group", 2, 1)]),
         (["norm.groups=8", "epochs=1"], [("group", 1, 0), ("group", 1, 1)]),
         (
             ["epochs=1,3", "norm=batch", "seed=0,1,2"],
@@ -159,9 +161,11 @@ def test_only_a_seed_that_is_an_axis(sweep_of):
     ("option", "message"),
     [
         ("norm.nam=x", "--only norm.nam: unknown key 'nam', did you mean 'name'? allowed: name, eps, momentum, sync, "
-         "groups, group_size, tlu, alpha, shape"),
+         "running, ghost_size, r_max, d_max, warmup_steps, groups, group_size, p_grouping, indivisible, unbiased, "
+         "gate_init, train_gate, gate_lr_factor, learn_eps, size, alpha, beta, k, alone, c, shape, init, scaled_relu, "
+         "eps_at, gamma, expr, affine, owns_act"),
         ("norm=lyer", "--only norm: no norm is called 'lyer', did you mean 'layer'? "
-         "There are: none, batch, layer, instance, group, rms, frn, evonorm_s0, evonorm_s1, evonorm_s2, dyt, derf"),
+         f"There are: {NORMS}"),
         ("epochs", "--only epochs: expected KEY=VALUE, such as optim.lr=0.1"),
         ("epochs={lt: x}", "--only epochs.lt: expected a number, got 'x'"),
     ],

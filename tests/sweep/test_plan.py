@@ -137,7 +137,7 @@ def test_misfits_are_refused_all_at_once_with_their_places(file: Path) -> None:
         plan_of(file)
     assert str(caught.value).splitlines() == [
         f"{file}:4:32: matrix.norm[0].groups: groups 3 does not divide the 4 channels of a layer of convnet; what "
-        "divides all its widths (4): 1, 2, 4",
+        "divides all its widths (4): 1, 2, 4; indivisible: shrink takes the next number of groups that does",
         f"{file}:2:39: base.model.widths: 4 layers halve a 8x8 image of digits to nothing; use at most 3",
     ]
 
