@@ -18,6 +18,7 @@ from normhpc.launch.ranks import Command, Job, train_command
 from normhpc.launch.slots import make_slots
 from normhpc.record import SEALED, STATES, State, read_status
 from normhpc.sweep import Run
+from normhpc.sweep.catalogue import sites_of_networks
 from normhpc.sweep.plan import Plan, distinct_cases
 
 _BAD: tuple[State, ...] = ("failed", "lost", "cancelled")
@@ -149,6 +150,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "orphans": plan.orphans,
         "gpu_hours_limit": plan.gpu_hours_limit,
         "gpu_hours_measured": plan.gpu_hours_measured,
+        "norm_sites": sites_of_networks(plan.launch),
         "notes": plan.notes,
     }
 
@@ -166,6 +168,8 @@ def _print_plan(plan: Plan, console: Console) -> None:
         f"limits{history}",
         soft_wrap=True,
     )
+    for line in sites_of_networks(plan.launch):
+        console.print(f"norms replaced in {line}", soft_wrap=True)
     for run in plan.launch[:5]:
         console.print(f"  {run.run_id}  {plan.label(run)}", soft_wrap=True)
     if len(plan.launch) > 5:
@@ -192,10 +196,12 @@ def _smoke(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _print_smoke(outcomes: list[dict[str, Any]], console: Console) -> None:
-    table = Table("case", "seconds", "result", title="smoke: one training step each", box=None, pad_edge=False)
+    table = Table(
+        "case", "seconds", "norm sites", "result", title="smoke: one training step each", box=None, pad_edge=False
+    )
     table.title_justify = "left"
     for outcome in outcomes:
-        table.add_row(outcome["case"], f"{outcome['seconds']:.1f}", outcome["why"] or "passed")
+        table.add_row(outcome["case"], f"{outcome['seconds']:.1f}", outcome["sites"], outcome["why"] or "passed")
     console.print(table)
     passed = sum(not outcome["why"] for outcome in outcomes)
     console.print(f"{passed} of {counted(len(outcomes), 'case')} passed")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import platform
 import resource
 import time
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 
 from normhpc.data import order
+from normhpc.norms import plan_of
 from normhpc.record import RecordWriter, RunFolder, append_event, read_summary
 from normhpc.train.checkpoint import save_weights
 from normhpc.train.evaluate import evaluate
-from normhpc.train.setup import images_per_statistic, norm_plan_hash, seed_step
+from normhpc.train.setup import images_per_statistic, seed_step
 from normhpc.train.startup import prepare_torch
 from normhpc.train.state import EpochSums
 from normhpc.train.step import train_step
@@ -56,7 +58,11 @@ def run(record_dir: Path | str, stop: StopRequest | None = None) -> dict[str, An
         return summary
     prepare_torch(info.config, info.resources)
     with contextlib.ExitStack() as stack:
-        world = stack.enter_context(joined_world())
+        try:
+            world = stack.enter_context(joined_world())
+        except Exception as error:
+            _record_missed_meeting(folder, error)
+            raise
         if world.leads:
             stack.enter_context(folder.held_for_training())
         # asked again under the lock: whoever held it a moment ago may have sealed the run
@@ -249,6 +255,7 @@ def _seal(training: Training, outcome: dict[str, Any]) -> dict[str, Any]:
     if training.writer is None or memory is None:
         return {}
     clock, position = state.clock, state.position
+    plan = plan_of(state.model)
     if outcome["state"] == "diverged":
         training.tell("warning", message="the loss is not finite", step=outcome["diverged_at_step"])
     summary = {
@@ -262,7 +269,8 @@ def _seal(training: Training, outcome: dict[str, Any]) -> dict[str, Any]:
         "images_per_second": clock.images_per_second,
         "peak_memory_mb": max(memory),
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
-        "norm_plan": norm_plan_hash(state.model),
+        "norm_plan": plan.digest,
+        "norm_sites": plan.counts,
         "ranks": world.size,
         "images_per_rank": training.shares,
         "images_per_statistic": images_per_statistic(state.model, training.config, training.shares),
@@ -279,6 +287,15 @@ def _peak_memory_mb(world: World) -> float:
         return torch.cuda.max_memory_allocated(world.device) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def _record_missed_meeting(folder: RunFolder, error: Exception) -> None:
+    """Say in the record which rank did not find the others: the machine's fault, so the run is lost, not failed."""
+    rank, host = int(os.environ.get("RANK", "0")), platform.node()
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    with contextlib.suppress(OSError):
+        message = f"rank {rank} on {host} did not meet its peers: {reason}"
+        append_event(folder, "lost", rank=rank, host=host, message=message)
 
 
 def _record_failure(folder: RunFolder, world: World, writer: RecordWriter | None, error: Exception) -> None:

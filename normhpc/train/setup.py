@@ -1,6 +1,5 @@
 """From a configuration to a training that is ready to start."""
 
-import hashlib
 import platform
 from typing import Any, cast
 
@@ -39,9 +38,7 @@ def build_state(config: RunConfig, world: World) -> TrainState:
         optimizer=build_optimizer(model, config.optim),
         scaler=gradient_scaler(config.precision, world.device),
         post_steps=tuple(
-            module.post_step
-            for module in model.modules()
-            if isinstance(module, Norm) and type(module).post_step is not Norm.post_step
+            module.post_step for module in model.modules() if isinstance(module, Norm) and module.has_post_step()
         ),
     )
 
@@ -77,13 +74,8 @@ def images_per_statistic(model: nn.Module, config: RunConfig, shares: list[int])
     sizes = [[part.stop - part.start for part in rank] for rank in parts]
     if getattr(config.norm, "sync", False):
         sizes = [[sum(piece) for piece in zip(*sizes, strict=True)]]
-    return sorted({size for rank in sizes for size in rank}, reverse=True)
-
-
-def norm_plan_hash(model: nn.Module) -> str:
-    """16 hex digits for which norm sits at which place: equal plans normalize the same places the same way."""
-    sites = [f"{name} {module}" for name, module in model.named_modules() if isinstance(module, Norm)]
-    return hashlib.blake2b("\n".join(sites).encode()).hexdigest()[:16]
+    behind = {size for slot in slots for rank in sizes for share in rank for size in slot.images_per_statistic(share)}
+    return sorted(behind, reverse=True)
 
 
 def machine_facts(world: World) -> dict[str, Any]:

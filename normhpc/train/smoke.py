@@ -9,8 +9,9 @@ import numpy as np
 
 from normhpc import data as image_data
 from normhpc.config import Resources, RunConfig
-from normhpc.config.data import Synthetic
+from normhpc.config.data import DataConfig, Synthetic
 from normhpc.errors import NormhpcError
+from normhpc.norms import plan_of
 from normhpc.train.setup import build_batches, build_state
 from normhpc.train.startup import prepare_torch
 from normhpc.train.step import train_step
@@ -20,31 +21,39 @@ _IMAGES = 4
 
 
 def try_cases(cases: Sequence[tuple[str, RunConfig]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Try each (label, configuration): ``case``, ``seconds`` and ``why`` it failed, empty when it passed.
+    """Try each (label, configuration): ``case``, ``seconds``, norm ``sites`` by kind and ``why`` it failed.
+
+    ``why`` is empty when the case passed, ``sites`` when nothing was built.
 
     The images of every distinct data set are loaded once, so that missing files are found; the step is taken on
     random images of the same shape. ``tell`` hears of each case before it is tried.
     """
     sets = {config.data.model_dump_json(): config.data for _, config in cases}
-    outcomes = [_outcome(f"data {data.name}", partial(image_data.load, data), tell) for data in sets.values()]
+    outcomes = [_outcome(f"data {data.name}", partial(_load, data), tell) for data in sets.values()]
     return outcomes + [_outcome(label, partial(_one_step, config), tell) for label, config in cases]
 
 
-def _outcome(case: str, attempt: Callable[[], object], tell: Callable[[str], None]) -> dict[str, Any]:
+def _outcome(case: str, attempt: Callable[[], str], tell: Callable[[str], None]) -> dict[str, Any]:
     tell(f"trying {case}")
     began = time.perf_counter()
-    why = ""
+    sites = why = ""
     try:
-        attempt()
+        sites = attempt()
     except NormhpcError as error:
         why = str(error)
     except Exception as error:
         # a model or layer may fail in any way; the table is where the user reads of it
         why = f"{type(error).__name__}: {error}"
-    return {"case": case, "seconds": time.perf_counter() - began, "why": why}
+    return {"case": case, "seconds": time.perf_counter() - began, "sites": sites, "why": why}
 
 
-def _one_step(config: RunConfig) -> None:
+def _load(data: DataConfig) -> str:
+    image_data.load(data)
+    return ""
+
+
+def _one_step(config: RunConfig) -> str:
+    """Take the step; returns the network's norm sites by kind."""
     channels, height, width = config.data.image_shape()
     stand_in = Synthetic(
         images=_IMAGES,
@@ -66,3 +75,4 @@ def _one_step(config: RunConfig) -> None:
         state.settle()
         if state.first_bad_step is not None:
             raise FloatingPointError("the loss of the first step is not finite")
+        return plan_of(state.model).summary

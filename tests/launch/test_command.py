@@ -105,6 +105,7 @@ def test_dry_run_as_json_is_the_same_plan() -> None:
         "orphans": [],
         "gpu_hours_limit": 1.0,
         "gpu_hours_measured": 0.02,
+        "norm_sites": [],
         "notes": [],
     }
     assert (answer.code, answer.err) == (0, "")

@@ -94,7 +94,7 @@ def test_piped_output_has_no_escapes_and_no_wraps() -> None:
     lines = [line for answer in answers for line in (answer.out + answer.err).splitlines()]
     assert not any("\x1b" in line for line in lines)
     assert max(map(len, lines)) > 160
-    failed = [line for line in answers[2].out.splitlines() if "norm=batch" in line]
+    failed = [line for line in answers[2].out.splitlines() if "alike" in line]
     assert [line.split()[1:] for line in failed] == [
-        ["and", "1", "alike", "data=synthetic", "model=convnet", "norm=batch", "ValueError:", "no", "good"]
+        ["and", "1", "alike", "data=synthetic", "model=convnet", "norm=none", "ValueError:", "no", "good"]
     ]

@@ -23,8 +23,8 @@ ALONE = World(0, 1, torch.device("cpu"))
 WILD = {"norm": "none", "optim": {"lr": 1e30}, "schedule": "constant"}
 SUMMARY_KEYS = {
     *("run_id", "state", "final", "best", "epochs", "steps", "seconds", "seconds_per_epoch", "images_per_second"),
-    *("peak_memory_mb", "parameters", "norm_plan", "ranks", "images_per_rank", "images_per_statistic", "device"),
-    *("data_digest", "metrics"),
+    *("peak_memory_mb", "parameters", "norm_plan", "norm_sites", "ranks", "images_per_rank"),
+    *("images_per_statistic", "device", "data_digest", "metrics"),
 }
 
 
@@ -366,6 +366,18 @@ def test_missing_data(tmp_path):
     assert str(tmp_path / "nowhere") in str(caught.value)
     assert not folder.checkpoint.exists()
     assert folder.metrics.read_bytes() == b""
+
+
+def test_a_rank_that_does_not_meet_its_peers_says_so(tmp_path, monkeypatch):
+    folder = new_run(tmp_path / "run", TINY)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "NORMHPC_RENDEZVOUS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError):
+        run(folder.path)
+    (lost,) = read_journal(folder.events).rows
+    assert lost["rank"] == 1
+    assert lost["message"].startswith(f"rank 1 on {lost['host']} did not meet its peers: ")
+    assert read_status(folder).state == "lost"
 
 
 def test_not_a_run(tmp_path):

@@ -5,7 +5,8 @@ import torch
 from support.steps import ALONE, ready
 
 from normhpc.config import RunConfig
-from normhpc.train.setup import images_per_statistic, machine_facts, norm_plan_hash, seed_step
+from normhpc.norms import plan_of
+from normhpc.train.setup import images_per_statistic, machine_facts, seed_step
 
 
 def statistics(norm, shares, accumulate=1):
@@ -28,6 +29,7 @@ def statistics(norm, shares, accumulate=1):
         # each rank's first part is the smaller one: 16 + 16 and 16 + 17
         ({"name": "batch", "sync": True}, [32, 33], 2, [33, 32]),
         ({"name": "batch", "sync": True}, [3, 3], 2, [4, 2]),
+        ({"name": "ghost_batch", "ghost_size": 16}, [40, 32], 1, [16, 8]),
         ("layer", [32, 33], 1, None),
         ("none", [64], 1, None),
     ],
@@ -66,11 +68,11 @@ def test_channels_last_reaches_weights_and_images():
 
 def test_norm_plans_are_told_apart():
     plans = ["batch", {"name": "batch", "eps": 1e-3}, "layer", {"name": "group", "groups": 2}, "none"]
-    hashes = [norm_plan_hash(ready(norm=plan)[1].model) for plan in plans]
-    hashes.append(norm_plan_hash(ready(act="gelu")[1].model))
-    hashes.append(norm_plan_hash(ready(model={"widths": [4, 16]})[1].model))
+    hashes = [plan_of(ready(norm=plan)[1].model).digest for plan in plans]
+    hashes.append(plan_of(ready(act="gelu")[1].model).digest)
+    hashes.append(plan_of(ready(model={"widths": [4, 16]})[1].model).digest)
     assert len(set(hashes)) == len(hashes)
-    assert norm_plan_hash(ready(norm="batch", seed=7)[1].model) == hashes[0]
+    assert plan_of(ready(norm="batch", seed=7)[1].model).digest == hashes[0]
     assert all(len(text) == 16 and int(text, 16) >= 0 for text in hashes)
 
 

@@ -35,7 +35,7 @@ def test_what_passes_and_what_does_not(tmp_path, monkeypatch):
     assert list(whys) == ["data digits", "data mnist", "plain", "no data", "groups", "broken"]
     assert [case for case, why in whys.items() if not why] == ["data digits", "plain", "no data"]
     assert str(tmp_path / "nowhere") in whys["data mnist"]
-    assert "3 groups do not divide 4 channels" in whys["groups"]
+    assert "groups 3 does not divide 4 channels" in whys["groups"]
     assert whys["broken"] == "ZeroDivisionError: no such thing"
     assert all(row["seconds"] >= 0 for row in outcomes)
 

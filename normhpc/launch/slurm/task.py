@@ -52,7 +52,7 @@ def main(sweep_folder: Path, token: str, start: int) -> int:
     train = _train_packed if chunk.launch.resources.ranks == 1 else _train_together
     complete = train(chunk, signals)
     if _leads():
-        _clear_meetings(sweep_folder)
+        _clear_meetings(sweep_folder, token)
     if _leads() and signals.told:
         return _hand_back(chunk, signals)
     if _leads() and complete:
@@ -203,7 +203,7 @@ def _train_together(chunk: Chunk, signals: SignalNotes) -> bool:
     for number, job in enumerate(chunk.jobs):
         if job.label not in todo:
             continue
-        meeting = rendezvous_file(job, number)
+        meeting = rendezvous_file(job, chunk.launch.token, number)
         if rank == 0:
             if not _open_meeting(chunk, job, meeting, signals):
                 return False
@@ -252,18 +252,23 @@ def _go_file(meeting: Path) -> Path:
     return meeting.with_name(f"{meeting.name}.go")
 
 
-def rendezvous_file(job: Job, number: int) -> Path:
-    """A fresh file for the ranks of this attempt to meet: named by job, restart and place in the chunk."""
+def rendezvous_file(job: Job, token: str, number: int) -> Path:
+    """A fresh file for the ranks of this attempt to meet: named by launch, job, restart and place in the chunk.
+
+    The launch is in it because a cluster that was set up anew counts its jobs from 1 again.
+    """
     place = job.folder.path.parent / ".slurm" / "rendezvous"
     place.mkdir(exist_ok=True)
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-    return place / f"{os.environ['SLURM_JOB_ID']}-{restart}-{number}"
+    return place / f"{token}-{os.environ['SLURM_JOB_ID']}-{restart}-{number}"
 
 
-def _clear_meetings(sweep_folder: Path) -> None:
+def _clear_meetings(sweep_folder: Path, token: str) -> None:
     """Remove the meeting points of this attempt. Those who still look for them are about to be ended."""
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-    for path in (sweep_folder / ".slurm" / "rendezvous").glob(f"{os.environ.get('SLURM_JOB_ID', '')}-{restart}-*"):
+    for path in (sweep_folder / ".slurm" / "rendezvous").glob(
+        f"{token}-{os.environ.get('SLURM_JOB_ID', '')}-{restart}-*"
+    ):
         path.unlink(missing_ok=True)
 
 
