@@ -55,7 +55,7 @@ def test_run_that_cannot_be_trained_is_refused_with_its_place() -> None:
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
         "fakes.yaml:9:38: matrix.norm[1].groups: groups 3 does not divide the 4 channels of a layer of convnet; "
-        "what divides all its widths (4): 1, 2, 4\n"
+        "what divides all its widths (4): 1, 2, 4; indivisible: shrink takes the next number of groups that does\n"
     )
 
 
@@ -146,8 +146,11 @@ def test_interrupted_command_ends_with_130(tmp_path: Path) -> None:
 
 def test_list_parts() -> None:
     norms = json.loads(normhpc("list", "norms", "--json").out)
-    assert [entry["name"] for entry in norms][:5] == ["none", "batch", "layer", "instance", "group"]
+    assert [entry["name"] for entry in norms][:2] == ["none", "batch"]
     batch = next(entry for entry in norms if entry["name"] == "batch")
+    assert (batch["family"], batch["scope"]) == ("hand-crafted", "batch")
+    assert batch["formula"].startswith("(x - mean(x, 'batch'))")
+    assert batch["reference"] == "Ioffe and Szegedy 2015, arXiv:1502.03167"
     momentum = next(field for field in batch["fields"] if field["name"] == "momentum")
     assert (momentum["default"], momentum["required"]) == (0.1, False)
     assert momentum["meaning"].startswith("Weight of the newest batch")

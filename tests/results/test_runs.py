@@ -37,7 +37,7 @@ def test_one_row_a_run_with_columns_in_the_contract_order(tmp_path):
     assert (first["best_epoch"], first["best_val_top1"], first["parameters"]) == (1.0, 0.45, 1234.0)
     assert (first["seconds"], first["seconds_per_epoch"], first["images_per_second"]) == (5.0, 2.0, 700.0)
     assert first["images_per_statistic"] == "128"
-    assert first["code"] == "schema=1 commit=abc123 dirty=False version=0.1.0"
+    assert first["code"] == "schema=2 commit=abc123 dirty=False version=0.1.0"
     assert runs["images_per_second"][5] == 9000.0
     assert runs.attrs["notes"] == []
 

@@ -198,8 +198,8 @@ def test_different_code_is_told(tmp_path):
     sealed_run(tmp_path, norm_config("batch", 0))
     sealed_run(tmp_path, norm_config("batch", 1), code={"version": "0.1.0", "commit": "abc123", "dirty": True})
     assert notes_of(tmp_path) == [
-        "runs of different code: schema=1 commit=abc123 dirty=False version=0.1.0 in 1 runs; "
-        "schema=1 commit=abc123 dirty=True version=0.1.0 in 1 runs"
+        "runs of different code: schema=2 commit=abc123 dirty=False version=0.1.0 in 1 runs; "
+        "schema=2 commit=abc123 dirty=True version=0.1.0 in 1 runs"
     ]
 
 
