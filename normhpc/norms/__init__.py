@@ -1,6 +1,6 @@
 """Normalization layers for (N, C, H, W), each one module with the activation after it.
 
-To add one: its config class in ``config/norm.py``, a class in this folder, a line in :data:`NORMS` and a float64
+To add one: its config class in ``config/norm/``, a class in this folder, a line in :data:`NORMS` and a float64
 formula in ``tests/support/norm_formulas.py``.
 """
 

@@ -154,7 +154,8 @@ class BatchRenorm(RunningStatistics):
 
     r = s / running s, clipped to [1 / r_max, r_max], and d = (m - running m) / running s, clipped to [-d_max, d_max],
     are constants of the gradient. Their limits rise from 1 and 0 over the first ``warmup_steps`` training passes,
-    counted in ``steps``. Ioffe 2017, arXiv:1702.03275.
+    counted in ``steps``. Ioffe 2017, arXiv:1702.03275. Activation checkpointing computes its corrections anew, from
+    statistics that have moved: not for this layer.
     """
 
     steps: Tensor
@@ -182,7 +183,7 @@ class BatchRenorm(RunningStatistics):
     @torch.no_grad()
     def _corrections(self, moments: Moments) -> tuple[Tensor, Tensor]:
         progress = (
-            (self.steps.to(self.bias.dtype) / self.warmup_steps).clamp(max=1.0)
+            (self.steps.to(torch.promote_types(self.bias.dtype, torch.float32)) / self.warmup_steps).clamp(max=1.0)
             if self.warmup_steps
             else torch.ones_like(self.bias[0])
         )
@@ -222,7 +223,9 @@ class BatchFormula(RunningStatistics):
             moments = batch_moments(x, sync=self.sync)
             self.follow(moments.mean, moments.unbiased if self.follows_unbiased else moments.variance)
             return over_batch(formula, x, moments, *parameters, gradient=gradient)
-        return per_image(formula, x, self.running_mean, self.running_var, *parameters, gradient=gradient)
+        # copies, which training may move while this pass waits for its backward pass
+        mean, variance = self.running_mean.clone(), self.running_var.clone()
+        return per_image(formula, x, mean, variance, *parameters, gradient=gradient)
 
 
 class Plane(NamedTuple):

@@ -98,7 +98,7 @@ class EvoNormS(Norm):
 
     def _over_groups(self, of_planes: Tensor) -> Tensor:
         """The mean over each group's channels, (N, C, 1, 1) to the same."""
-        grouped = of_planes.view(of_planes.shape[0], self.groups, -1)
+        grouped = of_planes.view(of_planes.shape[0], self.groups, self.num_features // self.groups)
         return grouped.mean(2, keepdim=True).expand_as(grouped).reshape_as(of_planes)
 
     def extra_repr(self) -> str:

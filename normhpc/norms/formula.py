@@ -71,7 +71,7 @@ class FormulaLayer(Norm):
         if self.scope != "batch":
             return per_image(self._formula, x, *parameters)
         if not self.training:
-            return per_image(self._of_batch, x, self.running_mean, self.running_var, *parameters)
+            return per_image(self._of_batch, x, self.running_mean.clone(), self.running_var.clone(), *parameters)
         moments = batch_moments(x, sync=self.sync)
         self.running_mean.lerp_(moments.mean.to(self.running_mean.dtype), self.momentum)
         followed = moments.unbiased if self.unbiased else moments.variance
@@ -230,5 +230,8 @@ FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "max": torch.maximum,
     "min": torch.minimum,
     "clip": lambda value, low, high: torch.minimum(torch.maximum(value, low), high),
-    "elu": lambda value, alpha=1.0: torch.where(value > 0, value, alpha * torch.expm1(value.clamp(max=0))),
+    # where inside, not clamp, whose gradient is 0 at its bound
+    "elu": lambda value, alpha=1.0: torch.where(
+        value > 0, value, alpha * torch.expm1(torch.where(value > 0, 0.0, value))
+    ),
 }

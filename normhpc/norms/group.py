@@ -86,7 +86,7 @@ class Group(Norm):
     def _coefficients(
         self, correction: float, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        shape = (mean.shape[0], self.groups, -1)
+        shape = (mean.shape[0], self.groups, self.num_features // self.groups)
         means = mean.view(shape)
         group_mean = means.mean(2, keepdim=True)
         group_variance = (variance.view(shape) + (means - group_mean).square()).mean(2, keepdim=True)

@@ -3,7 +3,7 @@
 Autograd keeps every intermediate tensor of an eager formula, three to eight times the input, and every step of the
 formula goes through memory. Here a layer is a function of a few whole images at a time, and a backward pass computes
 again what it needs. On CPUs the images are taken in blocks that stay in a core's cache, so that one pass through
-memory serves the whole formula; on GPUs the block is the batch. Under ``torch.compile``, which fuses and recomputes
+memory serves the whole formula; on GPUs they fill one. Under ``torch.compile``, which fuses and recomputes
 by itself, the formula is called as it is.
 """
 
@@ -149,7 +149,7 @@ class _OverBatch(torch.autograd.Function):
             dx, *rest = _spread(found, wanted, (x, *parameters))
             return None, None, dx, None, None, None, None, *rest
         gradient = ctx.gradient or _differentiated(ctx.formula)
-        dx, (dmean, dvariance, *sums) = _gradients(gradient, grad, x, (mean, variance, *parameters))
+        dx, (dmean, dvariance, *sums) = _gradients(gradient, grad, x, (mean, variance, *parameters), exact_dx=True)
         if ctx.synchronized:
             through = torch.cat((dmean, dvariance))
             dist.all_reduce(through)
@@ -157,7 +157,7 @@ class _OverBatch(torch.autograd.Function):
         slope, level = column(2 * dvariance / count), column((dmean - 2 * dvariance * mean) / count)
         for block in blocks(x):
             dx[block] += torch.addcmul(level, exact(x[block]), slope)
-        return None, None, dx, None, None, None, None, *_as_parameters(sums, parameters)
+        return None, None, dx.to(x.dtype), None, None, None, None, *_as_parameters(sums, parameters)
 
 
 def _blockwise(formula: Formula, x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -169,10 +169,14 @@ def _blockwise(formula: Formula, x: Tensor, parameters: Sequence[Tensor]) -> Ten
 
 
 def _gradients(
-    gradient: Gradient, grad: Tensor, x: Tensor, parameters: Sequence[Tensor]
+    gradient: Gradient, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], *, exact_dx: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
-    dx = torch.empty_like(x)
-    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    # in fp32 or better, since what is added up or added to later would otherwise be rounded each time
+    dx = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32) if exact_dx else x.dtype)
+    sums = [
+        torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+        for parameter in parameters
+    ]
     with torch.autocast(x.device.type, enabled=False):
         for block in blocks(x):
             part, *rest = gradient(exact(grad[block]), exact(x[block]), *parameters)

@@ -18,6 +18,10 @@ _BLOCK_VALUES = 1 << 17
 """Values in a block: 512 KiB in fp32. Smaller ones cost more calls, larger ones leave a core's second-level cache."""
 
 
+_GPU_BLOCK_VALUES = 1 << 25
+"""128 MiB in fp32: enough to fill a GPU, small against the memory that the tensors of a formula would take otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moments:
     """Of each channel over images and positions; in fp32 or better, without gradient."""
@@ -47,7 +51,7 @@ def batch_moments(x: Tensor, *, sync: bool) -> Moments:
         if not (sync and several_ranks()):
             refuse_one_value(x)
             mean, squares = _mean_and_squares(x)
-            count = mean.new_tensor(float(x.numel() // x.shape[1]))
+            count = mean.new_full((), x.numel() // x.shape[1])
             return Moments(count, mean, squares / count, synchronized=False)
         count, mean, squares = _over_ranks(x, *_mean_and_squares(x))
         if x.numel() <= x.shape[1] and count.item() <= 1:
@@ -97,6 +101,10 @@ def refuse_one_value(x: Tensor) -> None:
 
 def one_value_error(x: Tensor) -> InputError:
     """What batch statistics over a single value raise."""
+    if x.numel() == 0:
+        return InputError(
+            f"norm: batch norm over no images (input {tuple(x.shape)}); give every rank a share of the batch"
+        )
     return InputError(
         f"norm: batch norm over one value per channel is always 0 (input {tuple(x.shape)}); "
         "give every rank a larger share of the batch, or use sync: true or another norm"
@@ -114,13 +122,11 @@ def column(values: Tensor) -> Tensor:
 
 
 def blocks(x: Tensor) -> Iterator[slice]:
-    """Stretches of whole images that are worked on at once: on CPUs what stays in cache, on GPUs the batch."""
+    """Stretches of whole images that are worked on at once: on CPUs what stays in cache, on GPUs what fills one."""
     images = x.shape[0]
-    if x.device.type == "cpu":
-        values = _BLOCK_VALUES * torch.get_num_threads()
-        step = max(1, values * images // max(1, x.numel()))
-    else:
-        step = max(1, images)
+    on_cpu = x.device.type == "cpu"
+    values = _BLOCK_VALUES * torch.get_num_threads() if on_cpu else _GPU_BLOCK_VALUES
+    step = max(1, values * images // max(1, x.numel()))
     for start in range(0, images, step):
         yield slice(start, min(start + step, images))
 

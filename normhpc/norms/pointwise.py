@@ -31,8 +31,14 @@ SHAPES = {
         lambda z: torch.sin(z.clamp(-math.pi / 2, math.pi / 2)),
         lambda z, t: torch.where(z.abs() < math.pi / 2, torch.cos(z), 0.0),
     ),
-    "expsign": Shape(lambda z: torch.sign(z) * -torch.expm1(-z.abs()), lambda z, t: torch.exp(-z.abs())),
-    "linear_clip": Shape(lambda z: z.clamp(-1, 1), lambda z, t: (z.abs() <= 1).to(z.dtype)),
+    # Each side by itself, since sign(z) has the slope 0 at 0; and bounded before exp, which the other side would overflow.
+    "expsign": Shape(
+        lambda z: torch.where(
+            z > 0, -torch.expm1(-torch.where(z > 0, z, 0.0)), torch.expm1(torch.where(z > 0, 0.0, z))
+        ),
+        lambda z, t: torch.exp(-z.abs()),
+    ),
+    "linear_clip": Shape(lambda z: z.clamp(-1, 1), lambda z, t: (z.abs() < 1).to(z.dtype)),
 }
 """By name. erf won the search; the others are its runners-up."""
 

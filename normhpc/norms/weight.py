@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normhpc.config.norm import ScaledWeightStandardized, WeightCentering, WeightNorm, WeightPart, WeightStandardized
+from normhpc.errors import InputError
 from normhpc.norms.moments import exact
 from normhpc.norms.slot import Norm, ParamSpec
 
@@ -199,8 +200,14 @@ CONVOLUTIONS: dict[type[WeightPart], Callable[[nn.Conv2d, Any, str], Transformed
 def transformed(conv: nn.Conv2d, config: WeightPart, act: str) -> TransformedConv:
     """``conv`` with the method ``config``: the same parameters, no random numbers drawn.
 
-    ``act`` names the activation of the network, whose constant some methods fold into the filters.
+    ``act`` names the activation of the network, whose constant some methods fold into the filters. Raises
+    :class:`~normhpc.errors.InputError` for filters of a single weight, of which centring leaves nothing.
     """
+    if conv.weight[0].numel() == 1 and not isinstance(config, WeightNorm):
+        raise InputError(
+            f"norm: {config.name} centres each filter, and those of this convolution ({conv}) have a single weight; "
+            "use norm: weight or more channels per filter"
+        )
     return CONVOLUTIONS[type(config)](conv, config, act)
 
 

@@ -212,7 +212,8 @@ def merged_statistics(training: Training) -> Iterator[None]:
     weights = torch.tensor(training.shares, device=training.world.device)
     gathered = gather_statistics(own, training.world)
     for slot in sorted({name.rpartition(".")[0] for name in own}):
-        mean_name, variance_name = f"{slot}.running_mean", f"{slot}.running_var"
+        prefix = f"{slot}." if slot else ""
+        mean_name, variance_name = f"{prefix}running_mean", f"{prefix}running_var"
         mean, variance = merged_running_statistics(gathered[mean_name], gathered[variance_name], weights)
         own[mean_name].copy_(mean)
         own[variance_name].copy_(variance)

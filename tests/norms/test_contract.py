@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from normhpc.config import norm as configs
+from normhpc.config.norm.pointwise import PointwiseShape
 from normhpc.norms import ParamSpec, build, moments
 from normhpc.norms.activation import ACTIVATIONS
 
@@ -212,3 +214,61 @@ def test_blocks_of_images_are_one_batch(spec, layout, monkeypatch):
     for other in results[1:]:
         for value, same in zip(results[0], other, strict=True):
             torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-4)
+
+
+KINKS = [
+    *(
+        configs.PointwiseShape(shape=shape, alpha=1.0)
+        for shape in get_args(PointwiseShape.model_fields["shape"].annotation)
+    ),
+    configs.FilterResponseTlu(),
+]
+
+
+@pytest.mark.parametrize("spec", [*KINKS, configs.FormulaNorm(expr="elu(x)")], ids=repr)
+def test_closed_forms_are_autograds_at_kinks(spec):
+    slot = build(spec, 2, "none")
+    x = torch.tensor([-1.0, -0.0, 0.0, 1.0]).repeat(2).view(1, 2, 2, 2).requires_grad_()
+    (closed,) = torch.autograd.grad(slot(x).sum(), x)
+    (automatic,) = torch.autograd.grad(slot(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(closed, automatic.detach())
+
+
+def test_elu_in_a_formula_has_the_slope_1_at_0():
+    x = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    build({"name": "formula", "expr": "elu(x)", "affine": False}, 1, "none")(x).sum().backward()
+    assert x.grad.tolist() == [[[[1.0, 1.0]]]]
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch_instance", "variance", "switchable"])
+def test_bf16_gradients_are_rounded_once(norm):
+    """Also where the gradient has a mean, which the statistics of the batch take out of it."""
+    x, cotangent = images(16, 4, 8, 8).bfloat16(), (0.05 * images(16, 4, 8, 8, seed=1) + 1).bfloat16()
+    found = []
+    for dtype in (torch.bfloat16, torch.float64):
+        moved = x.detach().to(dtype).requires_grad_()
+        slot = build(norm, 4, "none")
+        (slot.double() if dtype == torch.float64 else slot)(moved).backward(cotangent.to(dtype))
+        found.append(moved.grad.double())
+    assert (found[0] - found[1]).norm() <= 2**-8 * found[1].norm()
+
+
+@pytest.mark.parametrize("norm", ["dyt", "evonorm_b0", "frn"])
+def test_bf16_parameters_add_up_their_gradients_in_fp32(norm, monkeypatch):
+    monkeypatch.setattr(moments, "_BLOCK_VALUES", 1)
+    x, cotangent = images(256, 4, 8, 8).bfloat16(), images(256, 4, 8, 8, seed=1).bfloat16()
+    slot, exact = build(norm, 4, "relu").bfloat16(), build(norm, 4, "relu").double()
+    slot(x).backward(cotangent)
+    exact(x.double()).backward(cotangent.double())
+    error = slot.weight.grad.double() - exact.weight.grad
+    assert error.norm() <= 2**-7 * exact.weight.grad.norm()
+
+
+@pytest.mark.parametrize("norm", ["variance", "evonorm_b0", "switchable"])
+def test_training_may_go_on_before_the_backward_pass_of_an_evaluation(norm):
+    slot = build(norm, 4).eval()
+    x = images(4, 4, 3, 3).requires_grad_()
+    y = slot(x)
+    slot.train()(images(4, 4, 3, 3, seed=1))
+    y.sum().backward()
+    assert x.grad.isfinite().all()

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from normhpc.config import norm as configs
+from normhpc.errors import InputError
 from normhpc.norms import ParamSpec, build
 from normhpc.norms.activation import ACTIVATIONS
 from normhpc.norms.weight import ESTIMATED_GAMMA, EXACT_GAMMA, transformed
@@ -343,3 +344,12 @@ def test_scaled_relu_is_nowhere_without_an_activation():
     slot, x = build(configs.WeightNorm(scaled_relu=True), 5, "none"), images(2, 5, 4, 4)
     assert not slot.owns_act
     assert torch.equal(slot(x), x)
+
+
+@pytest.mark.parametrize("name", ["weight_standardized", "scaled_weight_standardized", "weight_centering"])
+def test_filters_of_one_weight_are_refused(name):
+    part = next(spec for spec in SPECS if spec.name == name)
+    with pytest.raises(
+        InputError, match=f"^norm: {name} centres each filter, .* have a single weight; use norm: weight"
+    ):
+        transformed(nn.Conv2d(4, 4, 1, groups=4), part, "relu")
