@@ -156,6 +156,22 @@ def _zoo_keeps_activations(model: Any, act: str) -> tuple[str, str] | None:
     return ("act", f"{model.name} has activations of its own, which stay; leave act at its default, got {act}")
 
 
+def _vit_uses_the_activation(model: Any, act: str) -> tuple[str, str] | None:
+    if not isinstance(model, Vit) or act == "relu" or model.mlp_act is None or model.norm_act:
+        return None
+    return (
+        "act",
+        f"vit uses {model.mlp_act}, its mlp_act, inside its blocks and no other; leave act at its default or set "
+        f"model.mlp_act: null, got {act}",
+    )
+
+
+def _zoo_keeps_convolutions(model: Any) -> tuple[str, str] | None:
+    if not isinstance(model, ZooModel) or model.conv_bias == "auto":
+        return None
+    return ("model.conv_bias", f"the convolutions of {model.name} stay as they are; leave it out")
+
+
 def _kept_norms_are_not_named(model: Any, norm: Any) -> tuple[str, str] | None:
     if not isinstance(model, ZooModel) or model.replace_norms or norm == BatchNorm():
         return None
@@ -248,6 +264,8 @@ FITS = (
     Check(("norm", "model", "data"), _instance_has_pixels),
     Check(("norm", "model", "data"), _instance_has_pixels_in_small_network),
     Check(("model", "act"), _zoo_keeps_activations),
+    Check(("model", "act"), _vit_uses_the_activation),
+    Check(("model",), _zoo_keeps_convolutions),
     Check(("model", "norm"), _kept_norms_are_not_named),
 )
 """What makes a sound configuration impossible to train with this network and these images: refused when it is planned."""

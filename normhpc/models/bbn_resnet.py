@@ -115,7 +115,7 @@ class Threshold(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
         threshold = self.threshold.view(-1, 1, 1)
-        return torch.where(x > threshold, x, threshold.to(x.dtype))
+        return torch.where(x <= threshold, threshold.to(x.dtype), x)  # NaN stays NaN
 
     def param_specs(self) -> dict[str, ParamSpec]:
         """No weight decay."""

@@ -41,11 +41,11 @@ class FixupResNet(nn.Module):
 
 
 class FixupBlock(nn.Module):
-    """act(shortcut(x + b1) + factor conv2(act(conv1(x + b1) + b2) + b3) + b4), all of b and factor scalars.
+    """act(shortcut + factor conv2(act(conv1(x + b1) + b2) + b3) + b4), all of b and factor scalars.
 
     conv1 starts at He's deviation times ``count`` ** -1/2, with ``count`` the blocks of the network, conv2 at 0, the
-    biases at 0, the factor at 1. Where the width changes the shortcut takes every second position and fills the new
-    channels with zeros.
+    biases at 0, the factor at 1. The shortcut is x; where the width changes it takes every second position of x + b1
+    and fills the new channels with zeros.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, count: int) -> None:
@@ -67,10 +67,11 @@ class FixupBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
-        x = self.bias1(x)
-        branch = self.conv2(self.bias3(self.slot(self.bias2(self.conv1(x)))))
+        shifted = self.bias1(x)
+        branch = self.conv2(self.bias3(self.slot(self.bias2(self.conv1(shifted)))))
         branch = self.bias4(self.factor * branch)
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        changes = self.stride > 1 or self.more > 0
+        shortcut = F.pad((shifted if changes else x)[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
         return activate(branch + shortcut, self.act, overwrite=True)
 
     def param_specs(self) -> dict[str, ParamSpec]:

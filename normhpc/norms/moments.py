@@ -101,10 +101,6 @@ def refuse_one_value(x: Tensor) -> None:
 
 def one_value_error(x: Tensor) -> InputError:
     """What batch statistics over a single value raise."""
-    if x.numel() == 0:
-        return InputError(
-            f"norm: batch norm over no images (input {tuple(x.shape)}); give every rank a share of the batch"
-        )
     return InputError(
         f"norm: batch norm over one value per channel is always 0 (input {tuple(x.shape)}); "
         "give every rank a larger share of the batch, or use sync: true or another norm"

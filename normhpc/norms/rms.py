@@ -78,8 +78,9 @@ class FilterResponse(Norm):
 
     def _formula(self, x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
         z = torch.addcmul(column(bias), x, _reciprocal(x, POSITIONS, self._eps(rest)) * column(weight))
-        # where, not maximum, which would halve the gradient at a tie: a dead plane starts with one everywhere
-        return z if self.threshold is None else torch.where(z > column(rest[-1]), z, column(rest[-1]))
+        # Not maximum, which would halve the gradient at a tie: a dead plane starts with one everywhere. And by <=, which
+        # keeps NaN, so that a diverged network shows.
+        return z if self.threshold is None else torch.where(z <= column(rest[-1]), column(rest[-1]), z)
 
     def _gradient(self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """With g the gradient behind the threshold times weight, r = 1 / rms: dx = r g - x r^3 mean(g x)."""
@@ -87,7 +88,7 @@ class FilterResponse(Norm):
         scale = r * column(weight)
         d_rest = []
         if self.threshold is not None:
-            above = torch.addcmul(column(bias), x, scale) > column(rest[-1])
+            above = ~(torch.addcmul(column(bias), x, scale) <= column(rest[-1]))
             kept = grad * above
             d_rest.append((grad - kept).sum(PER_CHANNEL))
             grad = kept

@@ -1,21 +1,29 @@
 """Running statistics that ranks keep apart, and what they are together."""
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normhpc.norms.slot import Norm
 
 
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers of all slots in ``module`` that follow only this rank's images, by qualified name.
+    """The buffers of all batch norms in ``module`` that follow only this rank's images, by qualified name.
 
     They are the buffers themselves, not copies: ``copy_`` into them swaps statistics in.
     """
     return {
         f"{prefix}.{name}" if prefix else name: slot.get_buffer(name)
         for prefix, slot in module.named_modules()
-        if isinstance(slot, Norm)
-        for name in slot.local_statistics()
+        for name in _local_statistics(slot)
     }
+
+
+def _local_statistics(module: nn.Module) -> tuple[str, ...]:
+    if isinstance(module, Norm):
+        return module.local_statistics()
+    # a foreign network that keeps its own norms
+    tracks = isinstance(module, _BatchNorm) and module.running_mean is not None
+    return ("running_mean", "running_var") if tracks else ()
 
 
 def merged_running_statistics(means: Tensor, variances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

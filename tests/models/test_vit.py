@@ -367,3 +367,14 @@ def test_methods_on_weights_are_refused_when_planning(model, norm, expected):
 @pytest.mark.parametrize(("conv_bias", "fewer"), [("auto", 0), (True, 0), (False, 12)])
 def test_bias_of_the_patches(conv_bias, fewer):
     assert parameters(network(TINY | {"conv_bias": conv_bias})) == parameters(network(TINY)) - fewer
+
+
+def test_an_activation_that_is_not_used_is_refused_when_planning():
+    config = RunConfig.model_validate({"model": "vit", "act": "tanh", "data": "cifar10"})
+    assert findings(FITS, {name: getattr(config, name) for name in RunConfig.model_fields}) == [
+        (
+            "act",
+            "vit uses gelu, its mlp_act, inside its blocks and no other; leave act at its default or set "
+            "model.mlp_act: null, got tanh",
+        )
+    ]

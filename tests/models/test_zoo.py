@@ -143,6 +143,10 @@ def test_mistakes(model, norm, data, message):
     [
         ({"model": "torchvision/resnet18", "act": "gelu"}, "act: torchvision/resnet18 has activations of its own"),
         (
+            {"model": {"name": "torchvision/resnet18", "conv_bias": True}},
+            "model.conv_bias: the convolutions of torchvision/resnet18 stay as they are; leave it out",
+        ),
+        (
             {"model": {"name": "torchvision/resnet18", "replace_norms": False}, "norm": "layer"},
             "model.replace_norms: false trains torchvision/resnet18 with the norms it has; leave norm at its default",
         ),

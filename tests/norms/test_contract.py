@@ -272,3 +272,10 @@ def test_training_may_go_on_before_the_backward_pass_of_an_evaluation(norm):
     slot.train()(images(4, 4, 3, 3, seed=1))
     y.sum().backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("spec", ["frn", "frn_tlu", "batch", "evonorm_s0", "dyt"])
+def test_nan_stays_nan(spec):
+    x = images(2, 32, 3, 3)
+    x[1, 5, 0, 0] = float("nan")
+    assert build(spec, 32)(x)[1, 5, 0, 0].isnan()

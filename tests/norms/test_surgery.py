@@ -523,3 +523,19 @@ def test_reading_changes_nothing():
     _, _, found = read(model, images())
     assert [place.slot_shape for place in found] == [(2, 8, 32, 32)] * 3
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_norm_that_gives_its_input_back_is_not_overwritten():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            y = self.norm(x)
+            y = y.add_(1)
+            return y + x
+
+    x = torch.zeros(2, 2, 3, 3)
+    for norm in ("none", "selu"):
+        assert torch.equal(swap(InPlace(), norm, x)[0](x), torch.ones_like(x))

@@ -12,6 +12,7 @@ from normhpc.errors import InputError, NormhpcError, Problem
 from normhpc.norms.activation import ACTIVATIONS
 from normhpc.norms.plain import Plain
 from normhpc.norms.plan import ATTRIBUTE, NormPlan, Site, foreign_norms
+from normhpc.norms.pointwise import Selu
 from normhpc.norms.slot import Norm
 from normhpc.norms.surgery.gate import check_identity, outputs
 from normhpc.norms.surgery.kinds import is_norm
@@ -33,7 +34,7 @@ def replace_norms(
     modes = [module.training for module in model.modules()]
     model, graph, places = read(model, example)
     check_identity(model, graph, places, example, name)
-    if spec.scope not in ("pixel", "value"):
+    if getattr(spec, "reach", spec.scope) not in ("pixel", "value"):
         _refuse_tokens(places, spec, name)
     slots = _slots(places, spec, build, example, name)
     if copy_affine:
@@ -47,7 +48,7 @@ def replace_norms(
         absorbs=lambda place: place.activation is not None and _has_activation(slots[place.name]),
         then=lambda place: None if _has_activation(slots[place.name]) else place.own_module,
     )
-    if any(isinstance(slot, Plain) for slot in slots.values()):
+    if any(isinstance(slot, Plain | Selu) for slot in slots.values()):
         without_overwriting(network)
     _check_states(model, network, places, name)
     for module, training in zip(model.modules(), modes, strict=False):
