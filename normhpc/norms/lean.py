@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from normhpc.norms.moments import PER_CHANNEL, POSITIONS, Moments, blocks, column, exact, traced_moments
+from normhpc.norms.moments import POSITIONS, Moments, blocks, column, exact, traced_moments
 
 Formula = Callable[..., Tensor]
 """(x, *parameters) to y, x being any number of whole images in fp32 or better; differentiable."""
@@ -140,11 +140,8 @@ class _OverBatch(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, variance, count, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
-            if ctx.synchronized:
-                raise NotImplementedError("norm: second derivatives through statistics of all ranks; use sync: false")
             wanted = [tensor for tensor in (x, *parameters) if tensor.requires_grad]
-            variance, mean = torch.var_mean(exact(x), PER_CHANNEL, correction=0)
-            y = ctx.formula(exact(x), mean, variance, *parameters)
+            y = ctx.formula(exact(x), *traced_moments(exact(x), sync=ctx.synchronized), *parameters)
             found = torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=True, allow_unused=True)
             dx, *rest = _spread(found, wanted, (x, *parameters))
             return None, None, dx, None, None, None, None, *rest

@@ -3,7 +3,18 @@
 import pytest
 import torch
 from support.ranks import run_on_ranks
-from support.sync_steps import COMPILED, DTYPES, LAYOUTS, NORMS, SHARES, all_cases, compiled_and_eager, two_steps
+from support.sync_steps import (
+    COMPILED,
+    DTYPES,
+    LAYOUTS,
+    NORMS,
+    SHARES,
+    all_cases,
+    all_second_derivatives,
+    compiled_and_eager,
+    second_derivatives,
+    two_steps,
+)
 
 from normhpc import norms
 from normhpc.config import norm as configs
@@ -69,3 +80,11 @@ def test_compiled_in_one_graph_with_the_collectives(tmp_path):
     for rank in run_on_ranks(2, compiled_and_eager, tmp_path):
         assert set(rank) == set(COMPILED)
         assert max(rank.values()) <= 2e-5, rank
+
+
+def test_second_derivatives_go_through_the_statistics_of_all_ranks(tmp_path):
+    ranks = run_on_ranks(2, all_second_derivatives, tmp_path)
+    for norm in NORMS:
+        together = torch.cat([rank[norm] for rank in ranks])
+        expected = second_derivatives(norm, slice(0, 6))
+        torch.testing.assert_close(together, expected, rtol=1e-9, atol=1e-9, msg=norm)
