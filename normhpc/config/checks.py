@@ -5,12 +5,22 @@ nothing else. The error names the dotted path at fault, relative to the configur
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from normhpc.config.data import Synthetic
-from normhpc.config.model import PlainConv, SmallNetwork, Vit, ZooModel
-from normhpc.config.norm import BatchNorm, ChannelGroups, InstanceNorm, NoNorm, WeightNorm, WeightPart
-from normhpc.config.training import MultiStep, StandardAugment
+from normhpc.config.model import PlainConv, SmallNetwork, TorchvisionModel, Vit, ZooModel
+from normhpc.config.model.zoo import torchvision_sites, unknown_network
+from normhpc.config.norm import (
+    BatchNorm,
+    ChannelGroups,
+    InstanceNorm,
+    NoNorm,
+    ScaledWeightStandardized,
+    WeightNorm,
+    WeightPart,
+)
+from normhpc.config.training import CrossEntropy, LayerProbes, MultiStep, Plateau, StandardAugment
 
 
 class Check(NamedTuple):
@@ -87,6 +97,18 @@ def _fixup_replaces_norms(norm: Any, model: Any) -> tuple[str, str] | None:
     return None
 
 
+def _nf_expects_its_weights(norm: Any, model: Any) -> tuple[str, str] | None:
+    """Plain weights stay: at the start they keep variances as well, and what standardizing them adds is the authors' ablation."""
+    if getattr(model, "residual", None) != "nf" or isinstance(norm, ScaledWeightStandardized):
+        return None
+    needs = "model.residual nf divides by the deviations that signals have without norms"
+    if not isinstance(norm, NoNorm):
+        return ("norm", f"{needs}: expected scaled_weight_standardized, or none for an ablation, got {norm.name}")
+    if not isinstance(model.conv, PlainConv | ScaledWeightStandardized):
+        return ("model.conv", f"{needs}: expected scaled_weight_standardized or plain, got {model.conv.name}")
+    return None
+
+
 def _images_survive_pooling(model: Any, data: Any) -> tuple[str, str] | None:
     if model.name != "convnet":
         return None
@@ -96,7 +118,7 @@ def _images_survive_pooling(model: Any, data: Any) -> tuple[str, str] | None:
         return None
     return (
         "model.widths",
-        f"{halvings} layers halve a {height}x{width} image of {data.name} to nothing; "
+        f"{halvings} layers halve {data.name} images of {height}x{width} to nothing; "
         f"use at most {min(height, width).bit_length() - 1}",
     )
 
@@ -110,7 +132,7 @@ def _image_fills_small_network(model: Any, data: Any) -> tuple[str, str] | None:
         return None
     return (
         "model",
-        f"{model.name} reduces a {height}x{width} image of {data.name} to nothing; it needs at least {least}x{least} "
+        f"{model.name} reduces {data.name} images of {height}x{width} to nothing; it needs at least {least}x{least} "
         "pixels: use larger images or another network",
     )
 
@@ -124,7 +146,7 @@ def _patches_fill_image(model: Any, data: Any) -> tuple[str, str] | None:
     fitting = [size for size in range(1, min(height, width) + 1) if height % size == 0 and width % size == 0]
     return (
         "model.patch",
-        f"{model.patch} does not divide a {height}x{width} image of {data.name}; "
+        f"{model.patch} does not divide {data.name} images of {height}x{width}; "
         f"what does: {', '.join(map(str, fitting))}; or give image_size, to which images are resized",
     )
 
@@ -141,12 +163,64 @@ def _head_covers_classes(model: Any, data: Any) -> tuple[str, str] | None:
 def _crop_fits_image(augment: Any, data: Any) -> tuple[str, str] | None:
     if not isinstance(augment, StandardAugment):
         return None
-    _, height, width = data.image_shape()
+    _, height, width = data.stored_shape()
     if augment.crop_padding <= min(height, width):
         return None
     return (
         "augment.crop_padding",
         f"expected at most the image's {min(height, width)} pixels, got {augment.crop_padding}",
+    )
+
+
+def _grayscale_has_colours(augment: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(augment, StandardAugment) or augment.grayscale_probability == 0:
+        return None
+    channels = data.image_shape()[0]
+    if channels == 3:
+        return None
+    return (
+        "augment.grayscale_probability",
+        f"expected 0: images of {data.name} have {channels} channel{'s' if channels > 1 else ''}, not red, green and blue",
+    )
+
+
+def _loss_fits_labels(loss: Any, data: Any) -> tuple[str, str] | None:
+    if data.labels() == "single" or not isinstance(loss, CrossEntropy):
+        return None
+    return ("loss", f"images of {data.name} have several labels each: expected bce or asymmetric, got {loss.name}")
+
+
+def _plateau_has_val(schedule: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(schedule, Plateau) or data.val_fraction > 0:
+        return None
+    return ("schedule", "plateau follows the val loss, but data.val_fraction is 0; hold some images out")
+
+
+def _compiled_code_calls_no_probes(probes: Any, model: Any) -> tuple[str, str] | None:
+    if not isinstance(probes, LayerProbes) or not probes.measures or not model.compile:
+        return None
+    return (
+        "probes.measures",
+        "compiled code does not call what measures its layers: expected none with model.compile; "
+        "set model.compile: false, or leave feature_quantiles alone with probes.measures: []",
+    )
+
+
+def _features_have_val(probes: Any, data: Any) -> tuple[str, str] | None:
+    if not isinstance(probes, LayerProbes) or not probes.feature_quantiles or data.val_fraction > 0:
+        return None
+    return (
+        "probes.feature_quantiles",
+        "features are those of the val images, but data.val_fraction is 0; hold some images out",
+    )
+
+
+def _best_is_chosen_on_val(checkpoint: Any, data: Any) -> tuple[str, str] | None:
+    if not checkpoint.keep_best or data.val_fraction > 0:
+        return None
+    return (
+        "checkpoint.keep_best",
+        "the best epoch is chosen on the val images, but data.val_fraction is 0; hold some images out",
     )
 
 
@@ -169,7 +243,51 @@ def _vit_uses_the_activation(model: Any, act: str) -> tuple[str, str] | None:
 def _zoo_keeps_convolutions(model: Any) -> tuple[str, str] | None:
     if not isinstance(model, ZooModel) or model.conv_bias == "auto":
         return None
-    return ("model.conv_bias", f"the convolutions of {model.name} stay as they are; leave it out")
+    return (
+        "model.conv_bias",
+        f"the convolutions of {model.name} have a bias where it or its norms need one; leave it out",
+    )
+
+
+def _torchvision_has_the_network(model: Any) -> tuple[str, str] | None:
+    if not isinstance(model, TorchvisionModel) or model.known_as in torchvision_sites():
+        return None
+    return ("model.name", unknown_network(model.library, model.known_as, torchvision_sites()))
+
+
+def _network_has_norms_to_replace(model: Any) -> tuple[str, str] | None:
+    if not isinstance(model, TorchvisionModel) or not model.replace_norms:
+        return None
+    if torchvision_sites().get(model.known_as) != {}:
+        return None
+    return (
+        "model.replace_norms",
+        f"expected false for {model.name}, which has no norm to replace, got true; or use another network",
+    )
+
+
+def _norm_fits_tokens(norm: Any, model: Any) -> tuple[str, str] | None:
+    if not isinstance(model, TorchvisionModel) or not model.replace_norms or isinstance(norm, WeightPart):
+        return None
+    tokens = torchvision_sites().get(model.known_as, {}).get("token", 0)
+    if not tokens or norm.reach in ("pixel", "value"):
+        return None
+    return (
+        "norm",
+        f"{norm.name} takes its statistics over several tokens, which is no norm of each token as at {tokens} places of "
+        f"{model.name}; what does: norms of one position (layer_pixel, rms) or value (dyt, derf)",
+    )
+
+
+def _weights_are_there(model: Any) -> tuple[str, str] | None:
+    """The one check of the disk: a file that is missing would be found by every run of the sweep, hours later."""
+    if not isinstance(model, ZooModel) or model.weights is None or Path(model.weights).expanduser().is_file():
+        return None
+    return (
+        "model.weights",
+        f"expected the file of a state dict, got {model.weights}, where there is none; give a path that starts at / "
+        "or at the folder that runs are launched from, or leave it out for fresh weights",
+    )
 
 
 def _kept_norms_are_not_named(model: Any, norm: Any) -> tuple[str, str] | None:
@@ -198,6 +316,12 @@ def _schedule_fits_epochs(schedule: Any, epochs: int) -> tuple[str, str] | None:
     return None
 
 
+def _nesterov_has_momentum(optim: Any) -> tuple[str, str] | None:
+    if not getattr(optim, "nesterov", False) or optim.momentum > 0:
+        return None
+    return ("optim.nesterov", "true needs momentum: set optim.momentum above 0, or nesterov to false")
+
+
 def _micro_batches_hold_images(optim: Any, batch_size: int) -> tuple[str, str] | None:
     if optim.accumulate <= batch_size:
         return None
@@ -220,32 +344,21 @@ def _instance_has_pixels(norm: Any, model: Any, data: Any) -> tuple[str, str] | 
     if not isinstance(norm, InstanceNorm):
         return None
     _, height, width = data.image_shape()
-    if min(height, width) > 2 ** model.halvings():
-        return None
-    return (
-        "norm",
-        f"the last stage of {model.name} sees {data.name} images of {height}x{width} as single pixels, "
-        "over which an instance norm is always 0; use larger images or another norm",
-    )
-
-
-def _instance_has_pixels_in_small_network(norm: Any, model: Any, data: Any) -> tuple[str, str] | None:
-    if not isinstance(norm, InstanceNorm) or not isinstance(model, SmallNetwork):
-        return None
-    _, height, width = data.image_shape()
     if model.fewest_positions(height, width) != 1:
         return None
     return (
         "norm",
         f"a norm of {model.name} sees {data.name} images of {height}x{width} as single pixels, "
         "over which an instance norm is always 0; use another norm"
-        + ("" if model.fewest_positions(2 * height, 2 * width) == 1 else " or larger images"),
+        + ("" if model.fewest_positions(2**20, 2**20) == 1 else " or larger images"),
     )
 
 
 CHECKS = (
     Check(("schedule", "epochs"), _schedule_fits_epochs),
     Check(("optim", "batch_size"), _micro_batches_hold_images),
+    Check(("optim",), _nesterov_has_momentum),
+    Check(("probes", "model"), _compiled_code_calls_no_probes),
 )
 """What makes a configuration contradict itself: never a :class:`~normhpc.config.RunConfig`."""
 
@@ -255,17 +368,26 @@ FITS = (
     Check(("norm", "model"), _method_on_weights_has_convolutions),
     Check(("norm", "model"), _one_method_on_weights),
     Check(("norm", "model"), _fixup_replaces_norms),
+    Check(("norm", "model"), _nf_expects_its_weights),
     Check(("model", "data"), _images_survive_pooling),
     Check(("model", "data"), _image_fills_small_network),
     Check(("model", "data"), _patches_fill_image),
     Check(("model", "data"), _head_covers_classes),
     Check(("augment", "data"), _crop_fits_image),
+    Check(("augment", "data"), _grayscale_has_colours),
+    Check(("loss", "data"), _loss_fits_labels),
+    Check(("schedule", "data"), _plateau_has_val),
+    Check(("probes", "data"), _features_have_val),
+    Check(("checkpoint", "data"), _best_is_chosen_on_val),
     Check(("data", "batch_size"), _batch_fits_data),
     Check(("norm", "model", "data"), _instance_has_pixels),
-    Check(("norm", "model", "data"), _instance_has_pixels_in_small_network),
     Check(("model", "act"), _zoo_keeps_activations),
     Check(("model", "act"), _vit_uses_the_activation),
     Check(("model",), _zoo_keeps_convolutions),
+    Check(("model",), _torchvision_has_the_network),
+    Check(("model",), _network_has_norms_to_replace),
+    Check(("norm", "model"), _norm_fits_tokens),
+    Check(("model",), _weights_are_there),
     Check(("model", "norm"), _kept_norms_are_not_named),
 )
 """What makes a sound configuration impossible to train with this network and these images: refused when it is planned."""

@@ -1,5 +1,6 @@
 """The image sets a run can name."""
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,11 +11,39 @@ STAGED_VARIABLE = "NORMHPC_STAGED"
 """Environment of a rank: a JSON object from the ``data.path`` of a run to its copy on the node's own disk."""
 
 
-class DataPart(Part):
+Labels = Literal["single", "multi"]
+Normalize = Literal["channel", "half", "mean"]
+
+
+class DataPart(Part, ABC):
     """What every image set has."""
 
     val_fraction: Fraction = 0.1
     """Share of the training images held out as ``val`` by a fixed permutation, the same in every run; 0 for none."""
+    normalize: Normalize = "channel"
+    """What pixels p in 0..1 become: ``channel`` (p - mean) / std of each channel of the training images, ``half``
+    (p - 1/2) / (1/2), ``mean`` p - mean of each channel."""
+    resize: PositiveInt | None = None
+    """Side in pixels of the square that the network sees, by bilinear interpolation after augmentation; null for none."""
+    order: Literal["shuffled", "stored"] = "shuffled"
+    """Training images of an epoch: ``shuffled`` anew each time, or as ``stored``, in the same batches in every epoch."""
+
+    def labels(self) -> Labels:
+        """Whether an image has one label or several."""
+        return "single"
+
+    @abstractmethod
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
+
+    @abstractmethod
+    def classes(self) -> int:
+        """Number of labels."""
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as the network sees it."""
+        channels, height, width = self.stored_shape()
+        return (channels, self.resize or height, self.resize or width)
 
 
 class OfficialArchives(DataPart):
@@ -33,8 +62,8 @@ class Digits(DataPart):
 
     name: Literal["digits"] = "digits"
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
         return (1, 8, 8)
 
     def classes(self) -> int:
@@ -47,8 +76,8 @@ class Mnist(OfficialArchives):
 
     name: Literal["mnist"] = "mnist"
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
         return (1, 28, 28)
 
     def classes(self) -> int:
@@ -61,8 +90,8 @@ class Cifar10(OfficialArchives):
 
     name: Literal["cifar10"] = "cifar10"
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
         return (3, 32, 32)
 
     def classes(self) -> int:
@@ -75,8 +104,8 @@ class Cifar100(OfficialArchives):
 
     name: Literal["cifar100"] = "cifar100"
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
         return (3, 32, 32)
 
     def classes(self) -> int:
@@ -100,9 +129,15 @@ class Synthetic(DataPart):
     """Columns of an image, in pixels."""
     num_classes: Annotated[int, Field(ge=2)] = 10
     """Number of labels."""
+    multi_label: bool = False
+    """Give each image any number of labels, each of them with probability 1/4."""
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def labels(self) -> Labels:
+        """Whether an image has one label or several."""
+        return "multi" if self.multi_label else "single"
+
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
         return (self.channels, self.height, self.width)
 
     def classes(self) -> int:

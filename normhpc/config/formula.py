@@ -143,6 +143,10 @@ def written(formula: Formula) -> str:
     return _written(formula)[0]
 
 
+_UNCLOSED = "'(' was never closed"
+"""What Python says of such a text, since 3.10."""
+
+
 def _syntax(text: str, indent: int) -> ast.expr:
     try:
         with warnings.catch_warnings():
@@ -150,7 +154,8 @@ def _syntax(text: str, indent: int) -> ast.expr:
             return ast.parse(text, mode="eval").body
     except SyntaxError as error:
         column = min(error.offset or math.inf, len(text) + 1)
-        raise FormulaError(f"column {column + indent}: cannot be read as a formula from here") from None
+        what = "this '(' is never closed" if error.msg == _UNCLOSED else "cannot be read as a formula from here"
+        raise FormulaError(f"column {column + indent}: {what}") from None
     except (RecursionError, MemoryError):
         raise FormulaError(_too_deep()) from None
 

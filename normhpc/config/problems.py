@@ -119,6 +119,8 @@ def _without_tags(loc: Keys, model: type[BaseModel]) -> tuple[Keys, type[BaseMod
             here, kinds = chosen, ()
             continue
         path.append(step)
+        if isinstance(step, int):  # the items of a list are what its field holds
+            continue
         owner = here
         field = here.model_fields.get(str(step)) if here is not None else None
         kinds = kinds_of(field) if field is not None else ()

@@ -1,9 +1,6 @@
 """What a sweep can name: read off the configuration types, so that it cannot be out of date."""
 
-import json
 from collections.abc import Iterable
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,6 +11,7 @@ from rich.table import Table
 from normhpc.config import RunConfig
 from normhpc.config.base import Part, shown_name
 from normhpc.config.model import TorchvisionModel
+from normhpc.config.model.zoo import torchvision_sites
 from normhpc.config.norm import NormPart
 from normhpc.errors import NormhpcError
 from normhpc.sweep.runs import Run
@@ -52,13 +50,6 @@ def list_parts(what: str) -> list[dict[str, Any]]:
         named = next(entry for entry, kind in zip(entries, kinds, strict=True) if kind is TorchvisionModel)
         named["norm_sites"] = _torchvision_names()
     return entries
-
-
-@cache
-def torchvision_sites() -> dict[str, dict[str, int]]:
-    """Places of norms by kind in every classifier of torchvision, counted once by ``benchmarks/surgery_gate.py``."""
-    counts: dict[str, dict[str, int]] = json.loads((files("normhpc") / "models" / "torchvision_sites.json").read_text())
-    return counts
 
 
 def sites_of_networks(runs: Iterable[Run]) -> list[str]:

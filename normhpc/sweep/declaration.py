@@ -133,7 +133,9 @@ class _Reader:
             columns = list(read_columns(self.sections["matrix"], ("matrix",), self.mistakes))
             axes += matrix_axes(self._free(columns, overrides))
         for at, group in enumerate(self._list("zip", "groups of lists")):
-            columns = self._free(list(read_columns(group, ("zip", at), self.mistakes)), overrides)
+            columns = list(read_columns(group, ("zip", at), self.mistakes))
+            self._refuse_part_of_a_zip(columns, ("zip", at), overrides)
+            columns = self._free(columns, overrides)
             axis = zip_axis(columns, ("zip", at), self.mistakes) if columns else None
             axes += [axis] if axis else []
         if "random" in self.sections:
@@ -145,6 +147,19 @@ class _Reader:
                 path = ".".join(second.path)
                 self.mistakes.add(second.origin, f"sets {path}, which {written(first.origin)} sets as well")
         self.declared.axes = axes
+
+    def _refuse_part_of_a_zip(self, columns: list[Column], origin: Keys, overrides: Overrides) -> None:
+        """Lists that advance together belong together: with one of them fixed, the others pair with a wrong value."""
+        fixing = [(column, overrides.fixing(column.path)) for column in columns]
+        left = ", ".join(column.label for column, assignment in fixing if assignment is None)
+        given = ", ".join(column.label for column, assignment in fixing if assignment is not None)
+        first = next((assignment for _, assignment in fixing if assignment is not None), None)
+        if first is not None and left:
+            message = (
+                f"expected all lists of {written(origin)}, which advance together, or none, got {given} without {left}; "
+                f"set {left} as well, or leave runs out with --only"
+            )
+            self.mistakes.add(first.origin, message)
 
     def _free(self, columns: list[Column], overrides: Overrides) -> list[Column]:
         """The columns that no ``--set`` overrides."""

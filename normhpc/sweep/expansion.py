@@ -49,7 +49,7 @@ class Expansion:
 
         Of a large sweep every value of every axis is tried once, and what only a combination shows is raised
         when the expansion comes to it. Where the form has mistakes already, only fields without any are looked at,
-        each by itself.
+        each by itself. What makes runs impossible to train is no mistake by itself, but is told beside others.
         """
         unclear = (
             mistakes.words() | self.declared.unclear | {name for rule in self.declared.rules for name in rule.layer}
@@ -63,6 +63,10 @@ class Expansion:
                 self._settle(states)
             except InputError as error:
                 mistakes.take(error.problems)
+        if formed and mistakes:
+            fits = [Checker(check) for check in FITS]
+            for states in self._some_combinations():
+                mistakes.take(self._misfits_beside_mistakes(fits, states))
 
     def cells(self) -> Iterator[tuple[State, ...]]:
         """The resolved combinations that are kept, in order, before seeds and before equal runs are merged."""
@@ -197,18 +201,30 @@ class Expansion:
                 if exclusion(states):
                     return False
         except Invalid:
-            raise InputError([*self._invalid(states), *self._contradictions(states)]) from None
+            raise InputError([*self._invalid(states), *self._failed(self._checks, states)]) from None
         for check in self._checks:
             if check(states):
-                raise InputError(self._contradictions(states))
+                raise InputError(self._failed(self._checks, states))
         for condition in self._only:  # noqa: SIM110  (a generator costs a tenth of the whole expansion)
             if not condition(states):
                 return False
         return True
 
-    def _contradictions(self, states: States) -> Iterator[Problem]:
-        """What valid fields of ``states`` contradict each other in."""
-        for check in self._checks:
+    def _misfits_beside_mistakes(self, checks: Sequence[Checker], states: States) -> Iterator[Problem]:
+        """What ``checks`` find in the run of ``states``, as far as its fields are valid and known."""
+        try:
+            if not self._settle(states):
+                return
+        except InputError:
+            # a rule that reads a wrong field is not applied, nor are those after it
+            if any(state.findings for state in states):
+                changed = {name for rule in self.declared.rules for name in rule.layer}
+                checks = [check for check in checks if changed.isdisjoint(check.fields)]
+        yield from self._failed(checks, states)
+
+    def _failed(self, checks: Sequence[Checker], states: States) -> Iterator[Problem]:
+        """What ``checks`` find in ``states``, but for those that read a field without a valid value."""
+        for check in checks:
             if not any(states[POSITION[name]].findings for name in check.fields) and (found := check(states)):
                 yield self._disagreement(found, check.fields, states)
 
@@ -228,7 +244,7 @@ class Expansion:
         for name in fields:
             other, _ = states[POSITION[name]].raw.origin_of((name,))
             if other:
-                return located(self.declared.document, other, f"{found[0]}: {message}")
+                return located(self.declared.document, other, f"{found[0]}: {message}; set {found[0]}")
         return located(self.declared.document, path, message)
 
 

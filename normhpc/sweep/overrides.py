@@ -24,11 +24,15 @@ class Overrides:
 
     def fixes(self, path: Path) -> bool:
         """Whether every value of an axis at ``path`` is overridden."""
+        return self.fixing(path) is not None
+
+    def fixing(self, path: Path) -> Assignment | None:
+        """What overrides every value of an axis at ``path``; None where nothing does."""
         for assignment in self.layer:
             covered = assignment.path[:-1] if assignment.starts_part else assignment.path
             if path[: len(covered)] == covered or path == assignment.path:
-                return True
-        return False
+                return assignment
+        return None
 
 
 @dataclass

@@ -139,7 +139,28 @@ def distinct_cases(runs: "Iterable[Run]") -> "Iterator[Run]":
     seen = set()
     for run in runs:
         config: dict[str, Any] = json.loads(run.config_json)
-        case = json.dumps([config[part] for part in ("data", "model", "norm", "act", "augment", "loss", "precision")])
+        kind = [config[part] for part in ("data", "model", "norm", "act", "augment", "loss", "precision")]
+        patterns = [entry["parameters"] for entry in config["optim"]["lr_factors"]]
+        together = _fewest_together(config, run.resources.ranks)
+        case = json.dumps([*kind, config["optim"]["name"], patterns, together])
         if case not in seen:
             seen.add(case)
             yield run
+
+
+def _fewest_together(config: dict[str, Any], ranks: int) -> int:
+    """The least images that a rank computes on at once and, with a norm over the batch, that share a statistic.
+
+    0, 1, or 2 for more: a rank without images fails, a norm over a single one may.
+    """
+    shares = {config["batch_size"] // ranks, -(-config["batch_size"] // ranks)}
+    pieces = config["optim"]["accumulate"]
+    sizes = {size for share in shares for size in (share // pieces, -(-share // pieces))}
+    norm = config["norm"]
+    if 0 in sizes:
+        return 0
+    if "sync" not in norm or (norm["sync"] and ranks > 1):
+        return 2
+    ghost = norm.get("ghost_size", max(sizes))
+    fewest: int = min(2, *(min(size, ghost) for size in sizes), *({size % ghost for size in sizes} - {0}))
+    return fewest

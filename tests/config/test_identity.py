@@ -11,6 +11,7 @@ import pytest
 
 from normhpc.config import RunConfig
 from normhpc.config.identity import identity_json
+from normhpc.config.training import LayerProbes
 
 HERE = Path(__file__).parent
 GOLDEN = json.loads((HERE / "golden_ids.json").read_text())
@@ -39,6 +40,20 @@ def test_there_are_enough_golden_ids_and_all_differ():
         ({}, {"checkpoint": {"every_epochs": 7, "keep_best": True}}),
         ({"norm": {"name": "group", "group_size": 4}}, {"norm": {"name": "group", "groups": None, "group_size": 4}}),
         ({"optim": {"weight_decay": 0.0}}, {"optim": {"weight_decay": -0.0}}),
+        (
+            {"probes": {"name": "layers", "measures": ["conv_std", "norm_mean"], "feature_quantiles": [0.0, 0.2, 0.8]}},
+            {
+                "probes": {
+                    "name": "layers",
+                    "measures": ["norm_mean", "conv_std", "norm_mean"],
+                    "feature_quantiles": [0.8, 0.2, -0.0, 0.8, 0],
+                }
+            },
+        ),
+        (
+            {"probes": "layers"},
+            {"probes": {"name": "layers", "measures": sorted(LayerProbes().measures)}},
+        ),
     ],
 )
 def test_spelling_and_what_cannot_change_the_result_do_not_matter(one, other):
@@ -70,12 +85,14 @@ def test_partial_data_is_part_of_the_identity():
 def test_identity_json_is_the_whole_resolved_configuration_without_paths_and_checkpoint():
     assert identity_json(RunConfig.model_validate({"data": {"name": "mnist", "path": "/a"}})) == (
         '{"act":"relu","augment":{"name":"none"},"batch_size":128,'
-        '"data":{"allow_partial":false,"name":"mnist","val_fraction":0.1},"epochs":10,'
+        '"data":{"allow_partial":false,"name":"mnist","normalize":"channel","order":"shuffled","resize":null,'
+        '"val_fraction":0.1},"epochs":10,'
         '"loss":{"label_smoothing":0.0,"name":"cross_entropy"},'
         '"model":{"channels_last":false,"compile":false,"conv":{"name":"plain"},"conv_bias":"auto",'
         '"deterministic":true,"name":"convnet","widths":[32,64]},'
         '"norm":{"eps":1e-05,"momentum":0.1,"name":"batch","running":"unbiased","sync":false},'
-        '"optim":{"accumulate":1,"decay":"weights","lr":0.1,"momentum":0.9,"name":"sgd","nesterov":false,'
+        '"optim":{"accumulate":1,"clip_adaptive":null,"clip_norm":null,"decay":"weights","ema_decay":null,'
+        '"l1":0.0,"lr":0.1,"lr_batch_size":null,"lr_factors":[],"momentum":0.9,"name":"sgd","nesterov":false,'
         '"weight_decay":0.0005},"precision":"fp32","probes":{"name":"none"},'
         '"schedule":{"final_factor":0.0,"name":"cosine","warmup_epochs":0.0},"schema_version":2,"seed":0}'
     )

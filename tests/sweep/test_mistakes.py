@@ -75,5 +75,6 @@ def test_misfits_are_found_once_and_do_not_stop_the_expansion(tmp_path):
         f"{file}:2:32: matrix.norm[0].groups: groups 5 does not divide the 32 channels of a layer of convnet; "
         "what divides all its widths (32, 64): 1, 2, 4, 8, 16, 32; "
         "indivisible: shrink takes the next number of groups that does",
-        f"{file}:4:14: base.data: model.widths: 2 layers halve a 2x32 image of synthetic to nothing; use at most 1",
+        f"{file}:4:14: base.data: model.widths: 2 layers halve synthetic images of 2x32 to nothing; use at most 1; "
+        "set model.widths",
     ]

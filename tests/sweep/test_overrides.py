@@ -50,9 +50,48 @@ def test_set_replaces_an_axis_of_whole_parts(sweep_of):
     assert values(sweep, "norm.name", "epochs", "seed") == [("none", 1, 5), ("none", 2, 5), ("none", 3, 5)]
 
 
-def test_set_takes_the_place_of_one_list_of_a_zip_group(sweep_of):
-    sweep = sweep_of("zip: [{data: [digits, mnist], epochs: [1, 2]}]", ["epochs=9"])
-    assert values(sweep, "data.name", "epochs") == [("digits", 9), ("mnist", 9)]
+ZIPPED = """\
+zip:
+  - {data: [digits, mnist], epochs: [1, 2], optim.lr: [0.1, 0.2]}
+  - {norm: [batch, layer]}
+"""
+
+
+def test_set_takes_the_place_of_a_whole_zip_group(sweep_of):
+    sweep = sweep_of(ZIPPED, ["epochs=9", "data=mnist", "optim={lr: 0.5}"])
+    assert values(sweep, "data.name", "epochs", "optim.lr", "norm.name") == [
+        ("mnist", 9, 0.5, "batch"), ("mnist", 9, 0.5, "layer"),
+    ]  # fmt: skip
+    assert sweep.notes == [
+        "--set replaces the 2 values of zip[0].data",
+        "--set replaces the 2 values of zip[0].epochs",
+        "--set replaces the 2 values of zip[0].optim.lr",
+    ]
+    assert {norm for (norm,) in values(sweep_of(ZIPPED, ["norm=group"]), "norm.name")} == {"group"}
+
+
+def test_set_below_a_list_of_a_zip_group_leaves_it(sweep_of):
+    sweep = sweep_of(ZIPPED, ["norm.eps=1e-3"])
+    assert set(values(sweep, "norm.name", "norm.eps")) == {("batch", 0.001), ("layer", 0.001)}
+    assert sweep.count() == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "given", "left"),
+    [
+        (["epochs=9"], "epochs", "epochs", "data, optim.lr"),
+        (["optim.lr=1", "data=cifar10"], "data", "data, optim.lr", "epochs"),
+        (["data={name: cifar10}", "epochs=9"], "data.name", "data, epochs", "optim.lr"),
+        (["optim=adam"], "optim", "optim.lr", "data, epochs"),
+    ],
+)
+def test_set_of_a_part_of_a_zip_group_is_refused(sweep_of, options, place, given, left):
+    with pytest.raises(InputError) as caught:
+        sweep_of(ZIPPED, options)
+    assert str(caught.value) == (
+        f"--set {place}: expected all lists of zip[0], which advance together, or none, got {given} without {left}; "
+        f"set {left} as well, or leave runs out with --only"
+    )
 
 
 def test_set_takes_the_place_of_a_random_path(sweep_of):
@@ -94,8 +133,9 @@ def test_set_a_mapping(sweep_of):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("optim.lrr=1", "--set optim.lrr: unknown key 'lrr', did you mean 'lr'? allowed: decay, accumulate, name, lr, "
-         "momentum, nesterov, weight_decay, beta1, beta2, eps"),
+        ("optim.lrr=1", "--set optim.lrr: unknown key 'lrr', did you mean 'lr'? allowed: decay, l1, accumulate, "
+            "lr_batch_size, lr_factors, clip_norm, clip_adaptive, ema_decay, name, lr, "
+         "momentum, nesterov, weight_decay, beta1, beta2, eps, ns_steps, rest_lr"),
         ("optin.lr=1", "--set optin.lr: unknown key 'optin', did you mean 'optim'? allowed: data, model, norm, act, "
          "augment, loss, optim, schedule, epochs, batch_size, precision, seed, probes, checkpoint, resources, name, "
          "description, seeds"),

@@ -129,6 +129,44 @@ def test_distinct_cases_differ_in_what_can_fail(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("norm", "expected"),
+    [
+        ("none", [64, 1]),
+        ("layer", [64, 1]),
+        ("batch", [64, 3, 1]),
+        ("{name: batch, sync: true}", [64, 1]),
+        ("{name: ghost_batch, ghost_size: 1}", [64, 1]),
+        ("{name: ghost_batch, ghost_size: 32}", [64, 65, 1]),
+        ("{name: ghost_batch, ghost_size: 33}", [64, 3, 1]),
+    ],
+)
+def test_batches_that_leave_an_image_alone_are_cases_of_their_own(
+    tmp_path: Path, norm: str, expected: list[int]
+) -> None:
+    """On two ranks: shares of 32; 33 and 32; 1 and 2; 0 and 1."""
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        f"name: s\nbase: {{norm: {norm}}}\nmatrix: {{batch_size: [64, 65, 128, 3, 1]}}\nresources: {{nodes: 2}}\n"
+    )
+    found = [
+        json.loads(run.config_json)["batch_size"] for run in distinct_cases(make_plan(load(path), tmp_path).launch)
+    ]
+    assert found == expected
+
+
+def test_patterns_of_parameters_make_cases(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nmatrix:\n  optim.lr_factors: [[], [{parameters: a, factor: 2}], [{parameters: a, factor: 3}], "
+        "[{parameters: b, factor: 2}]]\n  optim.name: [sgd, muon]\n  optim.clip_norm: [null, 1]\n"
+    )
+    found = [json.loads(run.config_json)["optim"] for run in distinct_cases(make_plan(load(path), tmp_path).launch)]
+    assert [(optim["name"], [entry["parameters"] for entry in optim["lr_factors"]]) for optim in found] == [
+        (name, patterns) for patterns in ([], ["a"], ["b"]) for name in ("sgd", "muon")
+    ]
+
+
 def test_misfits_are_refused_all_at_once_with_their_places(file: Path) -> None:
     file.write_text(
         "name: s\nbase: {model: {name: convnet, widths: [4, 4, 4, 4]}}\nmatrix:\n  norm: [{name: group, groups: 3}, batch]\n"
@@ -138,8 +176,28 @@ def test_misfits_are_refused_all_at_once_with_their_places(file: Path) -> None:
     assert str(caught.value).splitlines() == [
         f"{file}:4:32: matrix.norm[0].groups: groups 3 does not divide the 4 channels of a layer of convnet; what "
         "divides all its widths (4): 1, 2, 4; indivisible: shrink takes the next number of groups that does",
-        f"{file}:2:39: base.model.widths: 4 layers halve a 8x8 image of digits to nothing; use at most 3",
+        f"{file}:2:39: base.model.widths: 4 layers halve digits images of 8x8 to nothing; use at most 3",
     ]
+
+
+def test_a_misfit_of_a_default_is_told_where_the_other_field_stands(file: Path) -> None:
+    file.write_text("name: s\nbase: {data: {name: synthetic, multi_label: true}}\n")
+    with pytest.raises(InputError) as caught:
+        plan_of(file)
+    assert str(caught.value) == (
+        f"{file}:2:14: base.data: loss: images of synthetic have several labels each: expected bce or asymmetric, got "
+        "cross_entropy; set loss"
+    )
+
+
+def test_the_best_epoch_needs_val_images(file: Path) -> None:
+    file.write_text("name: s\nbase: {checkpoint.keep_best: true}\nmatrix: {data.val_fraction: [0.1, 0]}\n")
+    with pytest.raises(InputError) as caught:
+        plan_of(file)
+    assert str(caught.value) == (
+        f"{file}:2:30: base.checkpoint.keep_best: the best epoch is chosen on the val images, but data.val_fraction is 0; "
+        "hold some images out"
+    )
 
 
 def test_nothing_left(file: Path) -> None:

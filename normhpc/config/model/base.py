@@ -46,6 +46,10 @@ class ModelPart(Part):
         """Channels that a norm of this network sees; empty where only the network itself can tell."""
         return ()
 
-    def halvings(self) -> int:
-        """How often an image is halved before the last norm."""
-        return 0
+    def last_side(self, side: int) -> int:
+        """Rows of the last map with a norm for an image of ``side`` rows, and columns for columns; below 1 there is none."""
+        return side
+
+    def fewest_positions(self, height: int, width: int) -> int:
+        """Positions of the smallest map that a norm sees for images of so many pixels."""
+        return self.last_side(height) * self.last_side(width)

@@ -19,6 +19,6 @@ class ConvNet(ModelPart):
         """Channels that a norm of this network sees."""
         return self.widths
 
-    def halvings(self) -> int:
-        """How often an image is halved before the last norm."""
-        return len(self.widths) - 1
+    def last_side(self, side: int) -> int:
+        """A pooling, which rounds down, between each two layers."""
+        return side >> len(self.widths) - 1

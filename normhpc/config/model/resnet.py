@@ -42,9 +42,9 @@ class ThreeStages(ModelPart):
         """Channels that a norm of this network sees."""
         return (self.width, 2 * self.width, 4 * self.width)
 
-    def halvings(self) -> int:
-        """How often an image is halved before the last norm."""
-        return 2
+    def last_side(self, side: int) -> int:
+        """Two convolutions of stride 2, which round up."""
+        return -(-side // 4)
 
 
 class ResNet(ThreeStages):
@@ -59,7 +59,8 @@ class ResNet(ThreeStages):
     """How a block adds its branch. ``skipinit`` multiplies each branch by a learned scalar that starts at 0 (De and Smith
     2020). ``rezero`` is the same computation (Bachlechner et al. 2020, where the network has no norm). ``fixup`` replaces
     norms by scaled initial weights, scalar biases and a scalar factor (Zhang et al. 2019) and needs norm none. ``nf``
-    divides the input of each branch by its expected deviation, for scaled_weight_standardized (Brock et al. 2021)."""
+    divides the input of each branch by its expected deviation (Brock et al. 2021) and needs scaled_weight_standardized, or
+    none."""
 
 
 class BbnResNet(ThreeStages):

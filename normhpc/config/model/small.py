@@ -17,11 +17,7 @@ class SmallNetwork(ModelPart):
 
     @abstractmethod
     def last_side(self, side: int) -> int:
-        """Rows of the last map for an image of ``side`` rows, and columns for columns; below 1 there is no map."""
-
-    def fewest_positions(self, height: int, width: int) -> int:
-        """Positions of the smallest map that a norm sees for images of so many pixels."""
-        return self.last_side(height) * self.last_side(width)
+        """Rows of the last map for an image of ``side`` rows, and columns for columns; below 1 there is none."""
 
     def least_side(self) -> int:
         """Rows, and columns, that an image needs."""

@@ -96,9 +96,9 @@ class Vgg(ModelPart):
         """Channels that a norm of this network sees; empty where ``group_list`` has said how to group them."""
         return () if self.group_list is not None else tuple(width for width, _ in self.layers())
 
-    def halvings(self) -> int:
-        """How often an image is halved before the last norm."""
-        return sum(stride == 2 for _, stride in self.layers())
+    def last_side(self, side: int) -> int:
+        """Convolutions of stride 2, which round up."""
+        return -(-side >> sum(stride == 2 for _, stride in self.layers()))
 
 
 def _disagreement(path: str, message: str) -> PydanticCustomError:

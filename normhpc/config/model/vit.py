@@ -9,7 +9,7 @@ from normhpc.config.model.base import Activation, ModelPart
 
 
 class Vit(ModelPart):
-    """Pre-norm vision transformer (Dosovitskiy et al. 2020), in the size of the seed study: 6 blocks of 384 channels.
+    """Pre-norm vision transformer (Dosovitskiy et al. 2020), in the size of gxh2932/Thesis: 6 blocks of 384 channels.
 
     The slots are norms alone, on the tokens of an image as positions of one column: norms of a sample see all tokens,
     ``layer_pixel``, ``rms``, ``dyt`` and ``derf`` each token on its own. The run's ``act`` is not used, except where
@@ -36,7 +36,7 @@ class Vit(ModelPart):
     norm_act: bool = False
     """Give norms that own an activation (the EvoNorms, frn_tlu, selu) theirs at every slot; other norms stay alone."""
     head_classes: PositiveInt | None = None
-    """Outputs of the head; null for the classes of the data. 1000 gives the seed study's parameter counts."""
+    """Outputs of the head; null for the classes of the data. 1000 gives the parameter counts of gxh2932/Thesis."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Vit":

@@ -24,6 +24,11 @@ class NormPart(Part):
     reference: ClassVar[str]
     """Where it was published, or what it is."""
 
+    @property
+    def reach(self) -> Scope:
+        """What its own statistics are taken over; :attr:`scope` is that of all norms of its kind."""
+        return self.scope
+
 
 class BatchStatistics(NormPart):
     """What every norm over the images of the batch has."""
@@ -67,8 +72,8 @@ class ChannelGroups(NormPart):
     def _one_rule(self) -> "ChannelGroups":
         rules = {name: getattr(self, name) for name in ("groups", "group_size", "p_grouping")}
         if sum(rule is not None for rule in rules.values()) != 1:
-            given = ", ".join(f"{name}={rule}" for name, rule in rules.items())
-            raise ValueError(f"expected one of groups, group_size and p_grouping, got {given}")
+            given = ", ".join(f"{name}={rule}" for name, rule in rules.items() if rule is not None)
+            raise ValueError(f"expected one of groups, group_size and p_grouping, got {given or 'none of them'}")
         return self
 
     @property
