@@ -7,11 +7,13 @@ formula in ``tests/support/norm_formulas.py``.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from normhpc.config import norm as configs
+from normhpc.config.base import Part
 from normhpc.config.norm import NormPart
+from normhpc.config.problems import dotted, findings_of
 from normhpc.errors import InputError, Problem
 from normhpc.norms.activation import activate as activate
 from normhpc.norms.activation import check_activation
@@ -26,6 +28,7 @@ from normhpc.norms.plan import plan_of as plan_of
 from normhpc.norms.pointwise import DynamicIsru, Pointwise, Selu
 from normhpc.norms.rms import FilterResponse, GlobalResponse, LocalResponse, Rms
 from normhpc.norms.running import merged_running_statistics as merged_running_statistics
+from normhpc.norms.running import pooled_statistics as pooled_statistics
 from normhpc.norms.running import running_statistics as running_statistics
 from normhpc.norms.slot import Norm as Norm
 from normhpc.norms.slot import ParamSpec as ParamSpec
@@ -69,7 +72,11 @@ NORMS: dict[type[NormPart], Callable[[Any, int, str], Norm]] = {
 }
 """The layer of every norm a run can name."""
 
-_SPEC: TypeAdapter[NormPart] = TypeAdapter(configs.NormConfig)
+
+class _Spec(Part):
+    """A norm at the path that it has in a run."""
+
+    norm: configs.NormConfig
 
 
 def build(spec: str | Mapping[str, Any] | NormPart, num_features: int, act: str = "relu") -> Norm:
@@ -87,7 +94,12 @@ def build(spec: str | Mapping[str, Any] | NormPart, num_features: int, act: str 
 
 
 def swap(
-    model: nn.Module, spec: str | Mapping[str, Any] | NormPart, example_input: Tensor, *, copy_affine: bool = False
+    model: nn.Module,
+    spec: str | Mapping[str, Any] | NormPart,
+    example_input: Tensor,
+    *,
+    copy_affine: bool = False,
+    add_biases: bool = False,
 ) -> tuple[nn.Module, NormPlan]:
     """``model`` with the norm ``spec`` at every place that had one, and the plan of which layer stands where.
 
@@ -96,6 +108,8 @@ def swap(
     Activations behind additions stay. A slot ends with the activation of its place; one it does not know (relu6,
     hardswish) stays a call behind it, unless the norm takes an activation's place itself. Slots start fresh, also
     where the network had started its own at 0; ``copy_affine`` takes over weight, bias and running statistics.
+    Where the norm learns no shift and those it replaces did, ``add_biases`` gives convolutions that have no bias, because
+    a norm followed, one from 0; the plan says how many (``biases_added``).
 
     ``model`` is not changed. ``example_input`` (N, C, H, W) is an input it can take. Before anything is replaced,
     the rewritten network with its own norms must give the same outputs to the bit, in training and in evaluation.
@@ -109,6 +123,7 @@ def swap(
         lambda channels, act: NORMS[type(config)](config, channels, act),
         example_input,
         copy_affine=copy_affine,
+        add_biases=add_biases,
     )
 
 
@@ -117,12 +132,7 @@ def _parsed(spec: str | Mapping[str, Any] | NormPart) -> NormPart:
         assert isinstance(spec, NormPart)
         return spec
     try:
-        return _SPEC.validate_python(dict(spec) if isinstance(spec, Mapping) else spec)
+        return _Spec.model_validate({"norm": dict(spec) if isinstance(spec, Mapping) else spec}).norm
     except ValidationError as error:
-        raise InputError(
-            [
-                # The first part of the place is the class that pydantic chose, which says nothing to a user.
-                Problem(details["msg"], path=".".join(["norm", *map(str, details["loc"][1:])]))
-                for details in error.errors()
-            ]
-        ) from None
+        found = findings_of(error, _Spec)
+    raise InputError(Problem(finding.message, dotted(finding.path)) for finding in found)

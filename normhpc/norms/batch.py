@@ -9,16 +9,20 @@ from torch import Tensor, nn
 
 from normhpc.config import norm as configs
 from normhpc.config.norm.base import Scope
+from normhpc.errors import InputError
 from normhpc.norms.lean import Formula, Gradient, over_batch, per_image, planewise
 from normhpc.norms.moments import (
     Moments,
     batch_moments,
     column,
+    constant_moments,
+    follow,
     refuse_one_value,
     several_ranks,
 )
 from normhpc.norms.slot import Norm, ParamSpec
-from normhpc.norms.sync import synchronized_batch_norm
+from normhpc.norms.sync import batch_norm_by
+from normhpc.norms.tracing import by_operations, in_transform
 
 
 class RunningStatistics(Norm):
@@ -27,7 +31,9 @@ class RunningStatistics(Norm):
     Both are kept even where a formula reads one of them: ranks that normalize by their own images need both to say
     what their statistics are together. weight and bias have shape (C,) and start at 1 and 0. With ``sync`` and more
     than one rank, batch and running statistics are those of all ranks' images together, whatever the ranks' shares.
-    Training on one value per channel raises :class:`~normhpc.errors.InputError`.
+    Training on one value per channel raises :class:`~normhpc.errors.InputError`. In a transform of ``torch.func`` the
+    running statistics must be among the tensors given to it, stacked where parameters or images are: they are moved in
+    place.
     """
 
     scope: Scope = "batch"
@@ -46,8 +52,18 @@ class RunningStatistics(Norm):
 
     def follow(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics by ``momentum`` towards those of a batch."""
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+        follow(self.running_mean, self.running_var, mean, variance, self.momentum)
+
+    def by_own_moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x normalized by its own moments, with weight and bias, and its mean and unbiased variance (C,)."""
+        if in_transform():
+            # Under vmap torch's kernel may move copies of the statistics that it is given.
+            moments = batch_moments(x, sync=False)
+            y = F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            return y, moments.mean, moments.unbiased
+        # With momentum 1 torch's kernel leaves the batch's own mean and unbiased variance in its running ones.
+        mean, unbiased = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
+        return F.batch_norm(x, mean, unbiased, self.weight, self.bias, True, 1.0, self.eps), mean, unbiased
 
     def local_statistics(self) -> tuple[str, ...]:
         """The running statistics, unless all ranks keep the same."""
@@ -82,23 +98,21 @@ class Batch(RunningStatistics):
             self.running_mean.fill_(1)
 
     def normalize(self, x: Tensor) -> Tensor:
-        """torch's kernel, or :func:`~normhpc.norms.sync.synchronized_batch_norm` where ranks must agree."""
+        """torch's kernel, or :func:`~normhpc.norms.sync.batch_norm_by` where ranks must agree."""
         if not self.training:
             return self._by(x, self.running_mean, self._evaluated_variance(x), momentum=0.0, training=False)
         if self.sync and several_ranks():
             moments = batch_moments(x, sync=True)
             self.num_batches_tracked.add_(1)
             self.follow(moments.mean, moments.unbiased if self.running == "unbiased" else moments.variance)
-            return synchronized_batch_norm(x, moments, self.weight, self.bias, self.eps)
-        refuse_one_value(x)
+            return batch_norm_by(x, moments, self.weight, self.bias, self.eps)
+        refuse_one_value(x, sync=self.sync)
         self.num_batches_tracked.add_(1)
-        if self.running == "unbiased":
+        if self.running == "unbiased" and not in_transform():
             return self._by(x, self.running_mean, self.running_var, momentum=self.momentum, training=True)
-        # With momentum 1 torch's kernel leaves the batch's own mean and unbiased variance in its running ones.
-        mean, unbiased = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
-        y = self._by(x, mean, unbiased, momentum=1.0, training=True)
+        y, mean, unbiased = self.by_own_moments(x)
         count = x.numel() // x.shape[1]
-        self.follow(mean, unbiased * ((count - 1) / count))
+        self.follow(mean, unbiased if self.running == "unbiased" else unbiased * ((count - 1) / count))
         return y
 
     def _by(self, x: Tensor, mean: Tensor, variance: Tensor, *, momentum: float, training: bool) -> Tensor:
@@ -107,7 +121,7 @@ class Batch(RunningStatistics):
     def _evaluated_variance(self, x: Tensor) -> Tensor:
         if self.running != "biased_corrected":
             return self.running_var
-        refuse_one_value(x)
+        refuse_one_value(x, sync=self.sync)
         count = x.numel() // x.shape[1]
         return self.running_var * (count / (count - 1))
 
@@ -130,15 +144,22 @@ class GhostBatch(RunningStatistics):
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         ghosts = []
         for ghost in torch.split(x, self.ghost_size):
-            refuse_one_value(ghost)
-            # With momentum 1 torch's kernel leaves the ghost's own mean and unbiased variance in its running ones.
-            own_mean, own_variance = torch.zeros_like(mean), torch.ones_like(variance)
-            ghosts.append(F.batch_norm(ghost, own_mean, own_variance, self.weight, self.bias, True, 1.0, self.eps))
+            if ghost.numel() <= ghost.shape[1]:
+                raise self._one_value_error(ghost)
+            y, own_mean, own_variance = self.by_own_moments(ghost)
+            ghosts.append(y)
             share = ghost.shape[0] / x.shape[0]
             mean += own_mean * share
             variance += own_variance * share
         self.follow(mean, variance)
         return torch.cat(ghosts)
+
+    def _one_value_error(self, ghost: Tensor) -> InputError:
+        return InputError(
+            f"norm: batch norm over a ghost with one value per channel is always 0 (ghost {tuple(ghost.shape)}, "
+            f"norm.ghost_size {self.ghost_size}); choose batch_size and norm.ghost_size so that no rank has a single "
+            "image left over, or use larger images or another norm"
+        )
 
     def images_per_statistic(self, images: int) -> set[int]:
         """Those of a ghost, and what is left over for the last."""
@@ -171,14 +192,16 @@ class BatchRenorm(RunningStatistics):
         """(N, C, H, W) to the same."""
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        moments = batch_moments(x, sync=self.sync)
+        moments = constant_moments(x, sync=self.sync)
         r, d = self._corrections(moments)
         self.steps.add_(1)
         self.follow(moments.mean, moments.unbiased)
         weight, bias = self.weight * r, self.weight * d + self.bias
-        if moments.synchronized:
-            return synchronized_batch_norm(x, moments, weight, bias, self.eps)
-        return F.batch_norm(x, None, None, weight, bias, True, 0.0, self.eps)
+        if moments.synchronized and by_operations():
+            # Not those of r, which a compiler would then make anew in the backward pass, from moments that it keeps in
+            # any case and from running statistics that have moved.
+            moments = batch_moments(x, sync=True)
+        return batch_norm_by(x, moments, weight, bias, self.eps)
 
     @torch.no_grad()
     def _corrections(self, moments: Moments) -> tuple[Tensor, Tensor]:
@@ -191,7 +214,8 @@ class BatchRenorm(RunningStatistics):
         running = (self.running_var + self.eps).sqrt()
         r = (moments.variance + self.eps).sqrt().to(running.dtype) / running
         d = (moments.mean.to(running.dtype) - self.running_mean) / running
-        return torch.clamp(r, 1 / r_max, r_max), torch.clamp(d, -d_max, d_max)
+        # detached for forward derivatives, which no_grad lets pass
+        return torch.clamp(r, 1 / r_max, r_max).detach(), torch.clamp(d, -d_max, d_max).detach()
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

@@ -7,13 +7,14 @@ authors' code, or with ``alone: normalize`` the division by a spread alone.
 from abc import abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normhpc.config import norm as configs
 from normhpc.norms.batch import BatchFormula
 from normhpc.norms.group import number_of_groups
 from normhpc.norms.lean import Formula, Gradient, per_image, planewise
-from normhpc.norms.moments import PER_CHANNEL, POSITIONS, column
+from normhpc.norms.moments import PER_CHANNEL, POSITIONS, affine, column
 from normhpc.norms.slot import Norm
 
 
@@ -38,10 +39,6 @@ class EvoNormS(Norm):
         gated = isinstance(config, configs.EvoNormS0) and self.owns_act
         self.v = nn.Parameter(torch.ones(num_features)) if gated else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape, dtype and memory format."""
-        return self.normalize(x)
-
     def normalize(self, x: Tensor) -> Tensor:
         """The whole layer: norm and activation are one."""
         if not self.normalizes:
@@ -54,8 +51,8 @@ class EvoNormS(Norm):
     def formula(self, x: Tensor, weight: Tensor, bias: Tensor, v: Tensor | None = None) -> Tensor:
         """As in the class."""
         _, r = self._spread(x)
-        gated = x * torch.sigmoid(x if v is None else x * column(v))
-        return torch.addcmul(column(bias), gated, r * column(weight))
+        gated = F.silu(x) if v is None else x * torch.sigmoid(x * column(v))
+        return affine(gated, r * column(weight), column(bias))
 
     def gradient(
         self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, v: Tensor | None = None
@@ -64,25 +61,26 @@ class EvoNormS(Norm):
         dx = g r (x sigmoid(v x))' - (x - mean) r^3 / m sum(g x sigmoid(v x)), the sum over the group.
         """
         mean, r = self._spread(x)
-        gate = torch.sigmoid(x) if v is None else (x * column(v)).sigmoid_()
-        gated = x * gate
+        gate = None if v is None else (x * column(v)).sigmoid_()
+        gated = F.silu(x) if gate is None else x * gate
         of_plane = (grad * gated).sum(POSITIONS, keepdim=True)
         pull = self._over_groups(of_plane * column(weight)) / (x.shape[2] * x.shape[3]) * r * r.square()
         d_weight, d_bias = (of_plane * r).sum(PER_CHANNEL), grad.sum(PER_CHANNEL)
         g = grad * (r * column(weight))
+        if v is None or gate is None:
+            dx = torch.ops.aten.silu_backward(g, x).addcmul_(x, pull, value=-1)
+            return dx if mean is None else dx.add_(pull * mean), d_weight, d_bias
         # (x sigmoid(v x))' = gate + v x gate (1 - gate) = gate + v (gated - gated gate)
         bend = gated.addcmul_(gated, gate, value=-1)
-        slope = gate.add_(bend) if v is None else gate.addcmul_(bend, column(v))
+        slope = gate.addcmul_(bend, column(v))
         dx = slope.mul_(g).addcmul_(x, pull, value=-1)
         if mean is not None:
             dx += pull * mean
-        if v is None:
-            return dx, d_weight, d_bias
         return dx, d_weight, d_bias, bend.mul_(x).mul_(g).sum(PER_CHANNEL)
 
     def _alone(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         _, r = self._spread(x)
-        return torch.addcmul(column(bias), x, r * column(weight))
+        return affine(x, r * column(weight), column(bias))
 
     def _spread(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Mean, where the layer is centred, and reciprocal spread of each group, for each channel (N, C, 1, 1)."""
@@ -122,10 +120,6 @@ class EvoNormB(BatchFormula):
             self.scope = "value"
             del self.running_mean, self.running_var
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape, dtype and memory format."""
-        return self.normalize(x)
-
     def normalize(self, x: Tensor) -> Tensor:
         """The whole layer: norm and activation are one."""
         return super().normalize(x) if self.normalizes else per_image(_affine, x, self.weight, self.bias)
@@ -140,7 +134,7 @@ class EvoNormB(BatchFormula):
 
     def _larger(self, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
         divisor = torch.maximum(self.other(x, *rest), column((variance + self.eps).sqrt()))
-        return torch.addcmul(column(bias), x / divisor, column(weight))
+        return affine(x / divisor, column(weight), column(bias))
 
     def _alone(
         self, plane_mean: Tensor, plane_variance: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor
@@ -190,7 +184,7 @@ class EvoNormB0(EvoNormB):
     def other(self, x: Tensor, *rest: Tensor) -> Tensor:
         """As in the class."""
         _, deviation = self._plane(x)
-        return torch.addcmul(deviation, x, column(rest[0]))
+        return affine(x, column(rest[0]), deviation)
 
     def through_other(self, d_other: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """d(sqrt(variance + eps)) = (x - mean) / (positions * deviation)."""
@@ -210,7 +204,7 @@ class EvoNormB1(EvoNormB):
     def other(self, x: Tensor, *rest: Tensor) -> Tensor:
         """As in the class."""
         rms = _plane_rms(x, self.eps)
-        return torch.addcmul(rms, x, rms)
+        return affine(x, rms, rms)
 
     def through_other(self, d_other: Tensor, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """d(sqrt(mean of x^2 + eps)) = x / (positions * rms)."""
@@ -237,4 +231,4 @@ def _plane_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return torch.addcmul(column(bias), x, column(weight))
+    return affine(x, column(weight), column(bias))

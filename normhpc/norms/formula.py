@@ -24,7 +24,7 @@ from normhpc.config.formula import nodes as nodes_of
 from normhpc.config.norm import FormulaNorm
 from normhpc.norms.group import number_of_groups
 from normhpc.norms.lean import over_batch, per_image
-from normhpc.norms.moments import POSITIONS, batch_moments, column
+from normhpc.norms.moments import POSITIONS, batch_moments, column, follow
 from normhpc.norms.slot import Norm, memory_format_of
 
 _STARTS = {"weight": 1.0, "bias": 0.0, **VECTORS, **SCALARS}
@@ -46,7 +46,7 @@ class FormulaLayer(Norm):
 
     def __init__(self, config: FormulaNorm, num_features: int, act: str) -> None:
         owns_act = config.owns_act and act != "none"
-        super().__init__(num_features, "none" if owns_act else act)
+        super().__init__(num_features, act)
         self.owns_act = owns_act
         self.tree = config.tree(act=act != "none")
         self.scope = config.reach if owns_act or not config.owns_act else "value"
@@ -67,15 +67,15 @@ class FormulaLayer(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
-        parameters = tuple(self.get_parameter(name) for name in self.learned)
+        # not by get_parameter, which refuses the tensors that functional_call puts in a parameter's place
+        parameters = tuple(getattr(self, name) for name in self.learned)
         if self.scope != "batch":
             return per_image(self._formula, x, *parameters)
         if not self.training:
             return per_image(self._of_batch, x, self.running_mean.clone(), self.running_var.clone(), *parameters)
         moments = batch_moments(x, sync=self.sync)
-        self.running_mean.lerp_(moments.mean.to(self.running_mean.dtype), self.momentum)
-        followed = moments.unbiased if self.unbiased else moments.variance
-        self.running_var.lerp_(followed.to(self.running_var.dtype), self.momentum)
+        variance = moments.unbiased if self.unbiased else moments.variance
+        follow(self.running_mean, self.running_var, moments.mean, variance, self.momentum)
         return over_batch(self._of_batch, x, moments, *parameters)
 
     def _formula(self, x: Tensor, *parameters: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Autograd keeps every intermediate tensor of an eager formula, three to eight times the input, and every step of the
 formula goes through memory. Here a layer is a function of a few whole images at a time, and a backward pass computes
 again what it needs. On CPUs the images are taken in blocks that stay in a core's cache, so that one pass through
-memory serves the whole formula; on GPUs they fill one. Under ``torch.compile``, which fuses and recomputes
-by itself, the formula is called as it is.
+memory serves the whole formula; on GPUs they fill one. Under ``torch.compile`` and in transforms of ``torch.func`` the
+formula is called as it is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,12 +14,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from normhpc.norms.moments import POSITIONS, Moments, blocks, column, exact, traced_moments
+from normhpc.norms.moments import POSITIONS, Moments, affine, blocks, column, exact, traced_moments
+from normhpc.norms.slot import memory_format_of
+from normhpc.norms.tracing import by_operations
 
 Formula = Callable[..., Tensor]
 """(x, *parameters) to y, x being any number of whole images in fp32 or better; differentiable."""
-Gradient = Callable[..., tuple[Tensor, ...]]
-"""(dL/dy, x, *parameters) to dL/dx and dL/dparameter of each, the closed form of a :data:`Formula`."""
+Gradient = Callable[..., tuple[Tensor | None, ...]]
+"""(dL/dy, x, *parameters) to dL/dx and dL/dparameter of each, the closed form of a :data:`Formula`; None where a gradient
+is not wanted and would cost something."""
 
 Coefficients = Callable[..., tuple[Tensor, Tensor]]
 """(mean, variance, *parameters) to scale and level, see :func:`planewise`."""
@@ -31,7 +34,7 @@ def per_image(formula: Formula, x: Tensor, *parameters: Tensor, gradient: Gradie
     x (N, C, H, W) of any floating type gives the same shape, type and memory format. Without ``gradient`` the
     backward pass differentiates the formula block by block. Second derivatives work.
     """
-    if torch.compiler.is_compiling():
+    if by_operations():
         return formula(exact(x), *parameters).to(x.dtype)
     y: Tensor = _PerImage.apply(formula, gradient, x, *parameters)
     return y
@@ -45,9 +48,8 @@ def over_batch(
     ``moments`` are those of x, from :func:`~normhpc.norms.moments.batch_moments`; they are differentiated through as
     functions of x, of all ranks' x where they were taken over ranks. Otherwise as :func:`per_image`.
     """
-    if torch.compiler.is_compiling():
-        mean, variance = traced_moments(exact(x), sync=moments.synchronized)
-        return formula(exact(x), mean, variance, *parameters).to(x.dtype)
+    if by_operations():
+        return formula(exact(x), moments.mean, moments.variance, *parameters).to(x.dtype)
     y: Tensor = _OverBatch.apply(
         formula, gradient, x, moments.mean, moments.variance, moments.count, moments.synchronized, *parameters
     )
@@ -66,7 +68,7 @@ def planewise(coefficients: Coefficients) -> tuple[Formula, Gradient]:
     def formula(x: Tensor, *parameters: Tensor) -> Tensor:
         mean, centred, variance = _plane(x)
         scale, level = coefficients(mean, variance, *parameters)
-        return torch.addcmul(level, centred, scale)
+        return affine(centred, scale, level)
 
     def gradient(grad: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         mean, centred, variance = _plane(x)
@@ -82,7 +84,7 @@ def planewise(coefficients: Coefficients) -> tuple[Formula, Gradient]:
         )
         positions = x.shape[2] * x.shape[3]
         d_mean = (d_mean - scale.detach() * d_level) / positions
-        dx = torch.addcmul(d_mean, grad, scale.detach()).addcmul_(centred, d_variance * (2 / positions))
+        dx = affine(grad, scale.detach(), d_mean).addcmul_(centred, d_variance * (2 / positions))
         return dx, *sums
 
     return formula, gradient
@@ -110,8 +112,9 @@ class _PerImage(torch.autograd.Function):
             y = ctx.formula(exact(x), *parameters)
             found = torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=True, allow_unused=True)
             return None, None, *_spread(found, wanted, (x, *parameters))
-        gradient = ctx.gradient or _differentiated(ctx.formula)
-        dx, sums = _gradients(gradient, grad, x, parameters)
+        needed = ctx.needs_input_grad[2:]
+        gradient = ctx.gradient or _differentiated(ctx.formula, needed)
+        dx, *sums = _gradients(gradient, grad, x, parameters, needed, dx_dtype=x.dtype)
         return None, None, dx, *_as_parameters(sums, parameters)
 
 
@@ -141,63 +144,103 @@ class _OverBatch(torch.autograd.Function):
         x, mean, variance, count, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
             wanted = [tensor for tensor in (x, *parameters) if tensor.requires_grad]
-            y = ctx.formula(exact(x), *traced_moments(exact(x), sync=ctx.synchronized), *parameters)
+            _, mean, variance = traced_moments(exact(x), sync=ctx.synchronized)
+            y = ctx.formula(exact(x), mean, variance, *parameters)
             found = torch.autograd.grad(y, wanted, grad.to(y.dtype), create_graph=True, allow_unused=True)
             dx, *rest = _spread(found, wanted, (x, *parameters))
             return None, None, dx, None, None, None, None, *rest
-        gradient = ctx.gradient or _differentiated(ctx.formula)
-        dx, (dmean, dvariance, *sums) = _gradients(gradient, grad, x, (mean, variance, *parameters), exact_dx=True)
-        if ctx.synchronized:
-            through = torch.cat((dmean, dvariance))
-            dist.all_reduce(through)
-            dmean, dvariance = through.chunk(2)
-        slope, level = column(2 * dvariance / count), column((dmean - 2 * dvariance * mean) / count)
-        for block in blocks(x):
-            dx[block] += torch.addcmul(level, exact(x[block]), slope)
-        return None, None, dx.to(x.dtype), None, None, None, None, *_as_parameters(sums, parameters)
+        of_x, of_parameters = ctx.needs_input_grad[2], ctx.needs_input_grad[7:]
+        needed = (of_x, of_x, of_x, *of_parameters)  # mean and variance are functions of x
+        gradient = ctx.gradient or _differentiated(ctx.formula, needed)
+        # dx in fp32 or better, since what is added to later would otherwise be rounded twice
+        dx_dtype = torch.promote_types(x.dtype, torch.float32)
+        dx, dmean, dvariance, *sums = _gradients(
+            gradient, grad, x, (mean, variance, *parameters), needed, dx_dtype=dx_dtype
+        )
+        if dx is not None and dmean is not None and dvariance is not None:
+            if ctx.synchronized:
+                through = torch.cat((dmean, dvariance))
+                dist.all_reduce(through)
+                dmean, dvariance = through.chunk(2)
+            slope, level = column(2 * dvariance / count), column((dmean - 2 * dvariance * mean) / count)
+            for block in blocks(x):
+                dx[block].add_(affine(exact(x[block]), slope, level))
+            dx = dx.to(x.dtype)
+        return None, None, dx, None, None, None, None, *_as_parameters(sums, parameters)
 
 
 def _blockwise(formula: Formula, x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    y = torch.empty_like(x)
+    parts = list(blocks(x))
     with torch.autocast(x.device.type, enabled=False):
-        for block in blocks(x):
+        if len(parts) == 1:
+            return _own(formula(exact(x), *parameters), x.dtype, x)
+        y = torch.empty_like(x)
+        for block in parts:
             y[block] = formula(exact(x[block]), *parameters)
     return y
 
 
 def _gradients(
-    gradient: Gradient, grad: Tensor, x: Tensor, parameters: Sequence[Tensor], *, exact_dx: bool = False
-) -> tuple[Tensor, list[Tensor]]:
-    # in fp32 or better, since what is added up or added to later would otherwise be rounded each time
-    dx = torch.empty_like(x, dtype=torch.promote_types(x.dtype, torch.float32) if exact_dx else x.dtype)
-    sums = [
-        torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
-        for parameter in parameters
-    ]
+    gradient: Gradient,
+    grad: Tensor,
+    x: Tensor,
+    parameters: Sequence[Tensor],
+    wanted: Sequence[bool],
+    *,
+    dx_dtype: torch.dtype,
+) -> list[Tensor | None]:
+    """The gradients by x and each of ``parameters``, None where not ``wanted``; sums in fp32 or better."""
+    parts = list(blocks(x))
     with torch.autocast(x.device.type, enabled=False):
-        for block in blocks(x):
-            part, *rest = gradient(exact(grad[block]), exact(x[block]), *parameters)
-            dx[block] = part
-            for total, share in zip(sums, rest, strict=True):
-                total += share
-    return dx, sums
+        if len(parts) == 1:
+            first, *sums = gradient(exact(grad), exact(x), *parameters)
+            return [
+                _own(first, dx_dtype, x, grad) if wanted[0] and first is not None else None,
+                *(total if needed else None for total, needed in zip(sums, wanted[1:], strict=True)),
+            ]
+        dx = torch.empty_like(x, dtype=dx_dtype) if wanted[0] else None
+        totals = [
+            torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32)) if needed else None
+            for parameter, needed in zip(parameters, wanted[1:], strict=True)
+        ]
+        for block in parts:
+            part, *shares = gradient(exact(grad[block]), exact(x[block]), *parameters)
+            if dx is not None and part is not None:
+                dx[block] = part
+            for total, share in zip(totals, shares, strict=True):
+                if total is not None and share is not None:
+                    total += share
+    return [dx, *totals]
 
 
-def _differentiated(formula: Formula) -> Gradient:
+def _own(value: Tensor, dtype: torch.dtype, x: Tensor, *others: Tensor) -> Tensor:
+    """``value`` in this type and the memory format of x, a copy where it is x or one of ``others`` still."""
+    value = value.to(dtype).contiguous(memory_format=memory_format_of(x))
+    return value.clone() if value.data_ptr() in (other.data_ptr() for other in (x, *others)) else value
+
+
+def _differentiated(formula: Formula, wanted: Sequence[bool]) -> Gradient:
     """The gradient of ``formula`` by autograd, which keeps the intermediate tensors of one block at a time."""
 
-    def gradient(grad: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        leaves = [tensor.detach().requires_grad_() for tensor in (x, *parameters)]
+    def gradient(grad: Tensor, x: Tensor, *parameters: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = [
+            tensor.detach().requires_grad_(needed) for tensor, needed in zip((x, *parameters), wanted, strict=True)
+        ]
         with torch.enable_grad():
-            y = formula(*leaves)
+            y = formula(*inputs)
+        leaves = [tensor for tensor in inputs if tensor.requires_grad]
+        if not y.requires_grad:
+            return tuple(torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in inputs)
         found = torch.autograd.grad(y, leaves, grad, allow_unused=True, materialize_grads=True)
-        return tuple(found)
+        return tuple(_spread(found, leaves, inputs))
 
     return gradient
 
 
-def _as_parameters(sums: Sequence[Tensor], parameters: Sequence[Tensor]) -> Iterator[Tensor]:
-    return (total.to(parameter.dtype) for total, parameter in zip(sums, parameters, strict=True))
+def _as_parameters(sums: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Iterator[Tensor | None]:
+    return (
+        None if total is None else total.to(parameter.dtype) for total, parameter in zip(sums, parameters, strict=True)
+    )
 
 
 def _spread(found: Sequence[Tensor | None], wanted: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor | None]:

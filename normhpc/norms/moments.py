@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from normhpc.errors import InputError
+from normhpc.norms.tracing import by_operations, in_transform
 
 Dims = tuple[int, ...]
 POSITIONS: Dims = (2, 3)
@@ -24,7 +25,10 @@ _GPU_BLOCK_VALUES = 1 << 25
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Of each channel over images and positions; in fp32 or better, without gradient."""
+    """Of each channel over images and positions; in fp32 or better.
+
+    Without gradient, but :func:`~normhpc.norms.tracing.by_operations` differentiable functions of x.
+    """
 
     count: Tensor
     """Values behind each statistic, a scalar."""
@@ -45,33 +49,51 @@ def batch_moments(x: Tensor, *, sync: bool) -> Moments:
     """The moments of x (N, C, H, W), with ``sync`` over all ranks' x together, whatever their shares.
 
     Every rank must call it in the same order, with any number of images, even none: one small collective. Raises
-    :class:`~normhpc.errors.InputError` when there is a single value per channel.
+    :class:`~normhpc.errors.InputError` when there is a single value per channel, and for statistics of several ranks
+    in a transform of ``torch.func``, which no collective can be in.
     """
+    return _traced(x, sync=sync and several_ranks()) if by_operations() else constant_moments(x, sync=sync)
+
+
+def constant_moments(x: Tensor, *, sync: bool) -> Moments:
+    """As :func:`batch_moments`, never differentiable."""
     with torch.no_grad():
         if not (sync and several_ranks()):
-            refuse_one_value(x)
+            refuse_one_value(x, sync=sync)
             mean, squares = _mean_and_squares(x)
             count = mean.new_full((), x.numel() // x.shape[1])
             return Moments(count, mean, squares / count, synchronized=False)
+        _refuse_transforms()
         count, mean, squares = _over_ranks(x, *_mean_and_squares(x))
         if x.numel() <= x.shape[1] and count.item() <= 1:
-            raise one_value_error(x)
+            raise one_value_error(x, sync=True)
         return Moments(count, mean, squares / count, synchronized=True)
 
 
-def traced_moments(x: Tensor, *, sync: bool) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of x (N, C, H, W) as differentiable operations, for a compiler to trace.
+def _traced(x: Tensor, *, sync: bool) -> Moments:
+    if sync:
+        _refuse_transforms()
+    else:
+        refuse_one_value(x, sync=sync)
+    count, mean, variance = traced_moments(exact(x), sync=sync)
+    if sync and x.numel() <= x.shape[1] and count.item() <= 1:
+        raise one_value_error(x, sync=True)
+    return Moments(count, mean, variance, synchronized=sync)
+
+
+def traced_moments(x: Tensor, *, sync: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Count (), mean (C,) and biased variance (C,) of x (N, C, H, W) as differentiable operations.
 
     With ``sync`` over all ranks' x; gradients are then those of the sum of all ranks' losses.
     """
     if not sync:
         variance, mean = torch.var_mean(x, PER_CHANNEL, correction=0)
-        return mean, variance
+        return mean.new_full((), x.numel() // x.shape[1]), mean, variance
     count = torch.full((), x.numel() / x.shape[1], device=x.device, dtype=x.dtype)
     dist.all_reduce(count)
     mean = _SumOverRanks.apply(x.sum(PER_CHANNEL)) / count
     squares = _SumOverRanks.apply((x - column(mean)).square().sum(PER_CHANNEL))
-    return mean, squares / count
+    return count, mean, squares / count
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -87,28 +109,48 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
+def follow(running_mean: Tensor, running_var: Tensor, mean: Tensor, variance: Tensor, momentum: float) -> None:
+    """Move the running statistics (C,) by ``momentum`` towards those of a batch, in place and without gradient."""
+    for running, value in ((running_mean, mean), (running_var, variance)):
+        newest = value.detach().to(running.dtype)
+        if in_transform():
+            running.add_(newest - running, alpha=momentum)  # vmap would take replica by replica through lerp_
+        else:
+            running.lerp_(newest, momentum)
+
+
 def several_ranks() -> bool:
     """Whether there is another rank to agree with."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def refuse_one_value(x: Tensor) -> None:
+def refuse_one_value(x: Tensor, *, sync: bool) -> None:
     """Raise :class:`~normhpc.errors.InputError` when x has a single value per channel."""
     if x.numel() <= x.shape[1]:
-        raise one_value_error(x)
+        raise one_value_error(x, sync=sync)
 
 
-def one_value_error(x: Tensor) -> InputError:
-    """What batch statistics over a single value raise."""
+def one_value_error(x: Tensor, *, sync: bool) -> InputError:
+    """What batch statistics over a single value raise; with ``sync`` it is the only one of all ranks."""
+    rest = "" if sync else "sync: true, "
     return InputError(
         f"norm: batch norm over one value per channel is always 0 (input {tuple(x.shape)}); "
-        "give every rank a larger share of the batch, or use sync: true or another norm"
+        f"give every rank a larger share of the batch, or use {rest}larger images or another norm"
     )
 
 
 def exact(x: Tensor) -> Tensor:
     """``x`` in fp32 or better."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def affine(x: Tensor, scale: Tensor, level: Tensor) -> Tensor:
+    """x scale + level, for a scale and a level that are broadcast over the positions of x (N, C, H, W).
+
+    On CPUs torch's addcmul takes a broadcast level value by value unless the channels lie together, three times as
+    long as a product and a sum.
+    """
+    return torch.addcmul(level, x, scale) if x.stride(1) == 1 else x * scale + level
 
 
 def column(values: Tensor) -> Tensor:
@@ -126,13 +168,21 @@ def blocks(x: Tensor) -> Iterator[slice]:
         yield slice(start, min(start + step, images))
 
 
+def _refuse_transforms() -> None:
+    if in_transform():
+        raise InputError(
+            "norm: expected statistics of one rank under torch.func, got sync: true on several ranks; "
+            "transform on one rank, or use sync: false"
+        )
+
+
 def _mean_and_squares(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (C,) and sum of squared deviations from it (C,) of this rank's x; zeros where it is empty.
 
     Each block's are taken in two passes and merged by Chan's formula, which loses nothing when the mean is large
     against the spread, as sums of squares do.
     """
-    if torch.compiler.is_compiling():
+    if by_operations():
         variance, mean = torch.var_mean(exact(x), PER_CHANNEL, correction=0)
         return mean, variance * (x.numel() // x.shape[1])
     channels, each = x.shape[1], x.shape[2] * x.shape[3]

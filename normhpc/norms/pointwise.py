@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from normhpc.config import norm as configs
 from normhpc.norms.lean import per_image
-from normhpc.norms.moments import PER_CHANNEL, column
+from normhpc.norms.moments import PER_CHANNEL, affine, column
 from normhpc.norms.slot import Norm
 
 
@@ -73,7 +73,7 @@ class Pointwise(Norm):
         return per_image(self._formula, x, self.weight, self.bias, *scalars, gradient=self._gradient)
 
     def _formula(self, x: Tensor, weight: Tensor, bias: Tensor, *scalars: Tensor) -> Tensor:
-        return torch.addcmul(column(bias), SHAPES[self.shape].value(_argument(x, *scalars)), column(weight))
+        return affine(SHAPES[self.shape].value(_argument(x, *scalars)), column(weight), column(bias))
 
     def _gradient(self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, *scalars: Tensor) -> tuple[Tensor, ...]:
         z = _argument(x, *scalars)
@@ -107,7 +107,7 @@ class DynamicIsru(Norm):
 
     def _formula(self, x: Tensor, weight: Tensor, bias: Tensor, c: Tensor) -> Tensor:
         bounded = x * (x.square() + c.abs()).rsqrt()
-        return torch.addcmul(column(bias), bounded, column(weight) * math.sqrt(self.num_features))
+        return affine(bounded, column(weight) * math.sqrt(self.num_features), column(bias))
 
     def _gradient(self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, c: Tensor) -> tuple[Tensor, ...]:
         """With r = (x^2 + |c|)^-1/2: d(x r)/dx = |c| r^3, d(x r)/d|c| = -x r^3 / 2."""
@@ -127,7 +127,7 @@ class Selu(Norm):
     shifts = False
 
     def __init__(self, config: configs.Selu, num_features: int, act: str) -> None:
-        super().__init__(num_features, "none")
+        super().__init__(num_features, act)
         self.owns_act = act != "none"
 
     def normalize(self, x: Tensor) -> Tensor:
@@ -136,4 +136,4 @@ class Selu(Norm):
 
 
 def _argument(x: Tensor, alpha: Tensor, shift: Tensor | None = None) -> Tensor:
-    return x * alpha if shift is None else torch.addcmul(shift, x, alpha)
+    return x * alpha if shift is None else affine(x, alpha, shift)

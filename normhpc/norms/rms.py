@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from normhpc.config import norm as configs
 from normhpc.norms.lean import per_image, planewise
-from normhpc.norms.moments import PER_CHANNEL, POSITIONS, column
+from normhpc.norms.moments import PER_CHANNEL, POSITIONS, affine, column
 from normhpc.norms.slot import Norm
 
 
@@ -60,7 +60,7 @@ class FilterResponse(Norm):
 
     def __init__(self, config: configs.FilterResponse, num_features: int, act: str) -> None:
         thresholded = isinstance(config, configs.FilterResponseTlu) and act != "none"
-        super().__init__(num_features, "none" if thresholded else act)
+        super().__init__(num_features, act)
         self.owns_act = thresholded
         self.eps = config.eps
         self.weight = nn.Parameter(torch.ones(num_features))
@@ -77,7 +77,7 @@ class FilterResponse(Norm):
         return self.eps if self.learned_eps is None else rest[0].abs()
 
     def _formula(self, x: Tensor, weight: Tensor, bias: Tensor, *rest: Tensor) -> Tensor:
-        z = torch.addcmul(column(bias), x, _reciprocal(x, POSITIONS, self._eps(rest)) * column(weight))
+        z = affine(x, _reciprocal(x, POSITIONS, self._eps(rest)) * column(weight), column(bias))
         # Not maximum, which would halve the gradient at a tie: a dead plane starts with one everywhere. And by <=, which
         # keeps NaN, so that a diverged network shows.
         return z if self.threshold is None else torch.where(z <= column(rest[-1]), column(rest[-1]), z)
@@ -88,7 +88,7 @@ class FilterResponse(Norm):
         scale = r * column(weight)
         d_rest = []
         if self.threshold is not None:
-            above = ~(torch.addcmul(column(bias), x, scale) <= column(rest[-1]))
+            above = ~(affine(x, scale, column(bias)) <= column(rest[-1]))
             kept = grad * above
             d_rest.append((grad - kept).sum(PER_CHANNEL))
             grad = kept
@@ -153,7 +153,23 @@ class LocalResponse(Norm):
 
     def normalize(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
-        return per_image(lambda x: F.local_response_norm(x, self.size, self.alpha, self.beta, self.k), x)
+        return per_image(self._formula, x, gradient=self._gradient)
+
+    def _formula(self, x: Tensor) -> Tensor:
+        return x * self._divisor(x).pow(-self.beta)
+
+    def _gradient(self, grad: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """With s = k + alpha q: dx = g s^-beta - 2 alpha beta / size x w(g x s^(-beta - 1)), w the sum over the channels
+        in whose windows this one is.
+        """
+        divisor = self._divisor(x)
+        power = divisor.pow(-self.beta)
+        dx = grad * power
+        pull = _window_sums((dx * x).div_(divisor), (self.size - 1) // 2, self.size // 2)
+        return (dx.addcmul_(pull, x, value=-2 * self.alpha * self.beta / self.size),)
+
+    def _divisor(self, x: Tensor) -> Tensor:
+        return _window_sums(x.square(), self.size // 2, (self.size - 1) // 2) * (self.alpha / self.size) + self.k
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""
@@ -162,3 +178,13 @@ class LocalResponse(Norm):
 
 def _reciprocal(x: Tensor, dims: tuple[int, ...], eps: Tensor | float) -> Tensor:
     return x.square().mean(dims, keepdim=True).add(eps).rsqrt()
+
+
+def _window_sums(values: Tensor, before: int, after: int) -> Tensor:
+    """Sums over each channel, so many before it and so many after it: (N, C, H, W) to a new tensor of this shape."""
+    channels = values.shape[1]
+    padded = F.pad(values, (0, 0, 0, 0, before, after))
+    total = padded[:, :channels].clone()
+    for start in range(1, before + after + 1):
+        total += padded[:, start : start + channels]
+    return total

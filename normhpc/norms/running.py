@@ -1,5 +1,7 @@
 """Running statistics that ranks keep apart, and what they are together."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -24,6 +26,19 @@ def _local_statistics(module: nn.Module) -> tuple[str, ...]:
     # a foreign network that keeps its own norms
     tracks = isinstance(module, _BatchNorm) and module.running_mean is not None
     return ("running_mean", "running_var") if tracks else ()
+
+
+def pooled_statistics(stacked: Mapping[str, Tensor], weights: Tensor) -> dict[str, Tensor]:
+    """What the ranks' :func:`running_statistics`, stacked as (R, C) under their names, are together: (C,) each.
+
+    ``weights`` (R,) are the images of each rank; see :func:`merged_running_statistics`.
+    """
+    pooled: dict[str, Tensor] = {}
+    for slot in sorted({name.rpartition(".")[0] for name in stacked}):
+        prefix = f"{slot}." if slot else ""
+        mean, variance = f"{prefix}running_mean", f"{prefix}running_var"
+        pooled[mean], pooled[variance] = merged_running_statistics(stacked[mean], stacked[variance], weights)
+    return pooled
 
 
 def merged_running_statistics(means: Tensor, variances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from normhpc.config.norm.base import Scope
+from normhpc.errors import InputError
 from normhpc.norms.activation import activate
+from normhpc.norms.tracing import in_transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Norm(nn.Module, ABC):
 
     A layer implements :meth:`normalize`; statistics are taken in fp32 or better, the output has the dtype
     and the memory format of the input, and the input is never overwritten. ``self.act`` is the name of the
-    activation, ``"none"`` for the norm alone.
+    activation, ``"none"`` for the norm alone; where the layer ``owns_act`` that of the one whose place it takes.
     """
 
     scope: Scope = "value"
@@ -46,8 +48,18 @@ class Norm(nn.Module, ABC):
         """The normalized ``x``: a new tensor, or ``x`` itself where there is nothing to do; never a view of ``x``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Norm, then activation: (N, C, H, W) to the same shape, dtype and memory format."""
+        """Norm, then activation: (N, C, H, W) to the same shape, dtype and memory format.
+
+        Raises :class:`~normhpc.errors.InputError` for an input of another number of channels or dimensions.
+        """
+        if x.ndim != 4 or x.shape[1] != self.num_features:
+            raise InputError(
+                f"norm: {type(self).__name__} expected an input (N, {self.num_features}, H, W), got {tuple(x.shape)}; "
+                "build the layer for the channels that it is given, and give it tokens as (N, C, 1, tokens)"
+            )
         y = self.normalize(x)
+        if self.owns_act:
+            return y
         # Autograd copies a whole tensor to follow a write into a view of another; compiled code never overwrites.
         overwrite = not torch.compiler.is_compiling() and y is not x and not y._is_view()
         return activate(y, self.act, overwrite=overwrite)
@@ -80,6 +92,8 @@ class Norm(nn.Module, ABC):
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """How (N, C, H, W) lies in memory; what is neither NCHW nor NHWC counts as NCHW."""
+    """How (N, C, H, W) lies in memory; what is neither NCHW nor NHWC counts as NCHW, and so does all under vmap."""
+    if in_transform():
+        return torch.contiguous_format
     nhwc = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if nhwc else torch.contiguous_format

@@ -56,14 +56,8 @@ class WeightSlot(Norm):
         self.owns_act = isinstance(config, WeightNorm) and config.scaled_relu and act != "none"
 
     def normalize(self, x: Tensor) -> Tensor:
-        """``x`` itself."""
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same shape, dtype and memory format."""
-        if not self.owns_act:
-            return super().forward(x)
-        return EXACT_GAMMA["relu"] * (F.relu(x) - 1 / math.sqrt(2 * math.pi))
+        """``x`` itself, or the scaled activation."""
+        return EXACT_GAMMA["relu"] * (F.relu(x) - 1 / math.sqrt(2 * math.pi)) if self.owns_act else x
 
 
 class TransformedConv(nn.Conv2d, ABC):

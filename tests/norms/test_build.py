@@ -47,7 +47,7 @@ def test_every_norm_is_built_by_name(config):
             "grop",
             8,
             "relu",
-            "norm: no norm is called 'grop', did you mean 'group'? There are: none, batch, ghost_batch",
+            "norm.name: no norm is called 'grop', did you mean 'group'? There are: none, batch, ghost_batch",
         ),
         (
             {"name": "group", "groups": 3},
@@ -62,8 +62,23 @@ def test_every_norm_is_built_by_name(config):
             "relu",
             "norm.group_size: group_size 5 does not divide 8 channels; what does: 1, 2, 4, 8",
         ),
-        ({"name": "batch", "epps": 1.0}, 8, "relu", "norm.epps: "),
-        ({"name": "batch", "eps": -1.0}, 8, "relu", "norm.eps: "),
+        (
+            {"name": "batch", "epps": 1.0},
+            8,
+            "relu",
+            "norm.epps: unknown key 'epps', did you mean 'eps'? allowed: name, eps, momentum, sync, running",
+        ),
+        (
+            {"name": "group", "grups": 3},
+            8,
+            "relu",
+            "norm.grups: unknown key 'grups', did you mean 'groups'? allowed: name, groups, group_size, p_grouping, "
+            "indivisible, eps, unbiased",
+        ),
+        ({"name": "batch", "eps": -1.0}, 8, "relu", "norm.eps: expected a positive number, got -1.0"),
+        ("formula", 8, "relu", "norm.expr: a value is needed, there is no default"),
+        ({"name": "formula", "expr": "x y"}, 8, "relu", "norm.expr: column 3: cannot be read as a formula from here"),
+        (3, 8, "relu", "norm: expected the name of a norm or a mapping with its fields, got 3"),
         (
             "batch",
             8,

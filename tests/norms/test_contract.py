@@ -11,6 +11,7 @@ from support.norm_cases import SPECS as OF_ONE_FORMULA
 from support.norm_formulas import owns_activation
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from normhpc.config import norm as configs
 from normhpc.config.norm.pointwise import PointwiseShape
@@ -240,6 +241,70 @@ def test_elu_in_a_formula_has_the_slope_1_at_0():
     assert x.grad.tolist() == [[[[1.0, 1.0]]]]
 
 
+class Operations(TorchDispatchMode):
+    """The names of the operations of torch that give a tensor of ``size`` values."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.names = size, []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        if isinstance(result, torch.Tensor) and result.numel() == self.size:
+            self.names.append(function.overloadpacket.__name__)
+        return result
+
+
+@every_layout
+@pytest.mark.parametrize("norm", ["dyt", "frn_tlu", "rms", "evonorm_s0", "evonorm_b0", "variance"])
+def test_one_block_is_not_copied(norm, layout):
+    slot = build(norm, 32)
+    x = images(2, 32, 4, 4).contiguous(memory_format=layout).requires_grad_()
+    cotangent = images(2, 32, 4, 4, seed=1).contiguous(memory_format=layout)
+    with Operations(x.numel()) as seen:
+        torch.autograd.grad(slot(x), [x, *slot.parameters()], cotangent)
+    assert {"add", "addcmul", "mul"} & set(seen.names)
+    assert not {"copy_", "clone", "empty_like"} & set(seen.names)
+
+
+@pytest.mark.parametrize("expr", ["x", "x - mean(x, 'batch')"])
+def test_one_block_is_not_its_input(expr):
+    slot = build({"name": "formula", "expr": expr, "affine": False}, 4, "none")
+    x, cotangent = images(2, 4, 3, 3).requires_grad_(), images(2, 4, 3, 3, seed=1)
+    before = cotangent.clone()
+    y = slot(x)
+    y.backward(cotangent)
+    assert torch.equal(cotangent, before)
+    assert y.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+    assert x.grad.untyped_storage().data_ptr() != cotangent.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("values", [1, 1 << 20])  # images by themselves, all together
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias"])
+@pytest.mark.parametrize(
+    "spec",
+    ["dyt", "frn", "layer_pixel", "evonorm_b0", "evonorm_s0", "variance", "batch_instance", "batch_renorm", WRITTEN[1]],
+    ids=str,
+)
+def test_what_is_frozen_costs_no_gradient_and_changes_no_other(spec, frozen, values, monkeypatch):
+    monkeypatch.setattr(moments, "_BLOCK_VALUES", values)
+    slot, cotangent = build(spec, 32, "none"), images(4, 32, 3, 3, seed=1)
+    leaves = {"x": images(4, 32, 3, 3).requires_grad_(), **dict(slot.named_parameters())}
+    slot(leaves["x"]).backward(cotangent)
+    expected = {name: leaf.grad for name, leaf in leaves.items() if name != frozen}
+    slot = build(spec, 32, "none")
+    leaves = {"x": images(4, 32, 3, 3).requires_grad_(), **dict(slot.named_parameters())}
+    leaves[frozen].requires_grad_(False)
+    y = slot(leaves["x"])
+    with Operations(y.numel()) as seen:
+        y.backward(cotangent)
+    assert leaves[frozen].grad is None
+    for name, gradient in expected.items():
+        assert torch.equal(leaves[name].grad, gradient), name
+    if frozen == "x":
+        assert not {"empty_like", "copy_"} & set(seen.names)
+
+
 @pytest.mark.parametrize("norm", ["batch", "batch_instance", "variance", "switchable"])
 def test_bf16_gradients_are_rounded_once(norm):
     """Also where the gradient has a mean, which the statistics of the batch take out of it."""
@@ -262,6 +327,24 @@ def test_bf16_parameters_add_up_their_gradients_in_fp32(norm, monkeypatch):
     exact(x.double()).backward(cotangent.double())
     error = slot.weight.grad.double() - exact.weight.grad
     assert error.norm() <= 2**-7 * exact.weight.grad.norm()
+
+
+@every_layout
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spec", [*ONE_OF_EACH, *WRITTEN], ids=repr)
+def test_whole_layers_in_half_precision(spec, dtype, layout):
+    slot, exact = build(spec, 8).to(dtype), build(spec, 8).double()
+    for parameter, parameter64 in zip(slot.parameters(), exact.parameters(), strict=True):
+        parameter64.data.copy_(parameter.data)  # what is no number of a half type is rounded
+    x, cotangent = (images(4, 8, 5, 6, seed=seed).to(dtype).contiguous(memory_format=layout) for seed in range(2))
+    x64 = x.double().requires_grad_()
+    y, y64 = slot(x.requires_grad_()), exact(x64)
+    y.backward(cotangent)
+    y64.backward(cotangent.double())
+    digit = torch.finfo(dtype).eps
+    assert y.dtype == x.grad.dtype == dtype
+    torch.testing.assert_close(y.double(), y64, rtol=4 * digit, atol=4 * digit)
+    torch.testing.assert_close(x.grad.double(), x64.grad, rtol=8 * digit, atol=8 * digit)
 
 
 @pytest.mark.parametrize("norm", ["variance", "evonorm_b0", "switchable"])

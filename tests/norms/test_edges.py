@@ -232,3 +232,20 @@ def test_no_images_at_all_in_evaluation(spec):
 
 def test_starting_values_are_those_of_the_formulas():
     assert all(set(starts(spec, "relu", C)) <= set(build(spec, C).state_dict()) for spec in SPECS)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(2, 4, 3, 3), (2, 1, 3, 3), (2, C, 3), (2, C), (2, C, 3, 3, 3)], ids=str)
+@pytest.mark.parametrize(
+    "spec", [*SPECS, configs.FormulaNorm(expr="x"), configs.WeightNorm(scaled_relu=True)], ids=repr
+)
+def test_other_channels_and_other_dimensions_are_refused(spec, shape, training):
+    layer = build(spec, C).train(training)
+    before = values_of(layer)
+    with pytest.raises(InputError) as raised:
+        layer(images(*shape))
+    assert str(raised.value) == (
+        f"norm: {type(layer).__name__} expected an input (N, 8, H, W), got {shape}; "
+        "build the layer for the channels that it is given, and give it tokens as (N, C, 1, tokens)"
+    )
+    assert all(np.array_equal(value, before[name]) for name, value in values_of(layer).items())

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from normhpc.config import RunConfig
 from normhpc.errors import InputError
+from normhpc.models import build
 from normhpc.norms import Norm, plan_of, swap
 from normhpc.norms.surgery import gate, kinds, places, read
 
@@ -120,7 +122,7 @@ def test_batch_norm_by_slots_is_the_network_it_was():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_modes_of_the_network_are_kept(training):
+def test_the_mode_of_the_network_is_kept(training):
     model = Small().train(training)
     model.bn2.eval()
     network, _ = swap(model, "rms", images())
@@ -272,7 +274,7 @@ def test_a_vision_transformer():
         (
             {"name": "group", "groups": 3},
             Small(),
-            "Small: bn1: norm.groups: groups 3 does not divide 8 channels; what does: 1, 2, 4, 8",
+            "Small: bn1, bn2, bn3: norm.groups: groups 3 does not divide 8 channels; what does: 1, 2, 4, 8",
         ),
         (
             "instance",
@@ -290,7 +292,7 @@ def test_a_vision_transformer():
             "Sequential: no norm to replace; looked for modules of batch, instance, group, layer and RMS norm",
         ),
         ("batch", nn.Linear(7, 3), "Linear: cannot take images of 3x32x32: "),
-        ("grop", Small(), "norm: no norm is called 'grop', did you mean 'group'?"),
+        ("grop", Small(), "norm.name: no norm is called 'grop', did you mean 'group'?"),
     ],
 )
 def test_mistakes_name_the_place(norm, model, message):
@@ -298,10 +300,18 @@ def test_mistakes_name_the_place(norm, model, message):
         swap(model, norm, images())
 
 
-def test_every_place_at_fault_is_named():
+def test_places_at_fault_are_named_once_per_reason():
+    def units(channels, count):
+        return [layer for _ in range(count) for layer in (nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels))]
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), *units(8, 5), nn.Conv2d(8, 10, 1), *units(10, 1))
     with pytest.raises(InputError) as caught:
-        swap(Small(), {"name": "group", "groups": 3}, images())
-    assert [problem.path for problem in caught.value.problems] == ["bn1", "bn2", "bn3"]
+        swap(model, {"name": "group", "groups": 3}, images())
+    hint = "indivisible: shrink takes the next number of groups that does"
+    assert str(caught.value).splitlines() == [
+        f"Sequential: 2, 4, 6 and 2 more: norm.groups: groups 3 does not divide 8 channels; what does: 1, 2, 4, 8; {hint}",
+        f"Sequential: 13: norm.groups: groups 3 does not divide 10 channels; what does: 1, 2, 5, 10; {hint}",
+    ]
 
 
 def test_rows_of_numbers():
@@ -493,6 +503,53 @@ def test_slots_can_be_replaced_again():
         (site.name, site.kind, site.act) for site in plan.sites
     ]
     assert again(images()).shape == (2, 10)
+
+
+OWNERS = [
+    {"name": "evonorm_s0", "groups": 4},
+    "evonorm_b1",
+    "frn_tlu",
+    "selu",
+    {"name": "weight", "scaled_relu": True},
+    {"name": "formula", "expr": "x * sigmoid(x)", "owns_act": True},
+]
+
+
+@pytest.mark.parametrize("norm", OWNERS, ids=str)
+def test_norms_that_own_the_activation_give_it_back(norm):
+    network, plan = swap(Small(nn.SiLU()), norm, images())
+    again, other = swap(network, "batch", images())
+    _, direct = swap(Small(nn.SiLU()), "batch", images())
+    assert other == direct
+    assert [(site.kind, site.act) for site in plan.sites] == [("norm_act", "silu")] * 2 + [("lone", "none")]
+    x = images()[:, :1].expand(-1, 8, -1, -1)
+    torch.testing.assert_close(again.bn1(x), F.silu(F.batch_norm(x, None, None, training=True)))
+
+
+def test_an_activation_that_a_norm_took_the_place_of_and_no_slot_ends_with():
+    kept, _ = swap(Small(nn.Hardswish()), "batch", images())
+    assert calls(swap(kept, "rms", images())[0], nn.Hardswish) == 3
+    network, _ = swap(Small(nn.Hardswish()), "frn_tlu", images())
+    again, plan = swap(network, "selu", images())
+    assert [site.act for site in plan.sites] == ["hardswish", "hardswish", "none"]
+    with pytest.raises(InputError) as caught:
+        swap(again, "batch", images())
+    assert [str(problem) for problem in caught.value.problems] == [
+        "GraphModule: bn1, bn2: Selu took the place of hardswish, which is no longer in the network and which no slot "
+        "ends with; swap the norms of the network as it was before"
+    ]
+
+
+@pytest.mark.parametrize("norm", OWNERS, ids=str)
+def test_our_own_networks_are_swapped_as_they_would_be_built(norm):
+    def built(norm):
+        return build(RunConfig.model_validate({"model": "resnet8", "norm": norm, "act": "tanh", "data": "cifar10"}))
+
+    batch = built("batch")
+    owner = built(norm)
+    _, plan = swap(owner, "batch", images())
+    assert plan.sites == plan_of(batch).sites
+    assert plan_of(owner).counts == plan.counts == {"norm_act": 4, "lone": 5}
 
 
 def test_the_random_state_is_left_alone():

@@ -27,14 +27,14 @@ _SHOWN = 3
 
 
 def replace_norms(
-    model: nn.Module, spec: NormPart, build: Build, example: Tensor, *, copy_affine: bool
+    model: nn.Module, spec: NormPart, build: Build, example: Tensor, *, copy_affine: bool, add_biases: bool
 ) -> tuple[fx.GraphModule, NormPlan]:
     """:func:`normhpc.norms.swap`, with the layers that ``build`` gives for ``spec``."""
     name = type(model).__name__
-    modes = [module.training for module in model.modules()]
+    training = model.training
     model, graph, places = read(model, example)
     check_identity(model, graph, places, example, name)
-    if getattr(spec, "reach", spec.scope) not in ("pixel", "value"):
+    if spec.reach not in ("pixel", "value"):
         _refuse_tokens(places, spec, name)
     slots = _slots(places, spec, build, example, name)
     if copy_affine:
@@ -51,14 +51,14 @@ def replace_norms(
     if any(isinstance(slot, Plain | Selu) for slot in slots.values()):
         without_overwriting(network)
     _check_states(model, network, places, name)
-    for module, training in zip(model.modules(), modes, strict=False):
-        module.training = training
-    network.train(model.training)
+    biases = _add_biases(network) if add_biases and _lose_shifts(places, slots) else 0
+    network.train(training)
     plan = NormPlan(
         sites=tuple(
             Site(place.name, place.kind, place.channels, place.act, str(slots[place.name])) for place in places
         ),
-        policies={"post_add": "keep", "lone": getattr(spec, "alone", "normalize"), "copy_affine": copy_affine},
+        policies={"post_add": "keep", "lone": getattr(spec, "alone", "normalize"), "copy_affine": copy_affine}
+        | ({"biases_added": biases} if biases else {}),
         kept=foreign_norms(network),
     )
     setattr(network, ATTRIBUTE, plan)
@@ -105,29 +105,35 @@ def _size(images: Tensor) -> str:
 def _refuse_tokens(places: Sequence[Place], spec: NormPart, name: str) -> None:
     tokens = [place.name for place in places if place.kind == "token"]
     if tokens:
-        more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
         raise InputError(
             f"{name}: {spec.name} takes its statistics over several tokens, which is no norm of each token as at "
-            f"{', '.join(tokens[:_SHOWN])}{more}; what does: norms of one position (layer_pixel, rms) or value (dyt, derf)"
+            f"{_first_of(tokens)}; what does: norms of one position (layer_pixel, rms) or value (dyt, derf)"
         )
 
 
+def _first_of(places: Sequence[str]) -> str:
+    """``bn1, layer1.0.bn1, layer1.0.bn2 and 17 more``."""
+    more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+    return f"{', '.join(places[:_SHOWN])}{more}"
+
+
 def _slots(places: Sequence[Place], spec: NormPart, build: Build, example: Tensor, name: str) -> dict[str, Norm]:
-    """The slot of each place, tried on an input of its shape. Raises :class:`InputError` with every place that fails."""
+    """The slot of each place, tried on an input of its shape.
+
+    Raises :class:`InputError` with every reason for which places fail and the first of these places.
+    """
     slots: dict[str, Norm] = {}
-    problems: list[Problem] = []
+    failing: dict[str, list[str]] = {}
     for place in places:
         try:
             slot = _slot(place, build)
             outputs(copy.deepcopy(slot), torch.zeros(place.slot_shape), training=True)
             slots[place.name] = slot.to(example.device)
         except InputError as error:
-            problems += [
-                Problem(": ".join(filter(None, (problem.path, problem.message))), path=place.name, file=name)
-                for problem in error.problems
-            ]
-    if problems:
-        raise InputError(problems)
+            for problem in error.problems:
+                failing.setdefault(": ".join(filter(None, (problem.path, problem.message))), []).append(place.name)
+    if failing:
+        raise InputError(Problem(why, path=_first_of(where), file=name) for why, where in failing.items())
     return slots
 
 
@@ -136,11 +142,19 @@ def _slot(place: Place, build: Build) -> Norm:
     if place.act in ACTIVATIONS:
         return build(place.channels, place.act)
     slot = build(place.channels, "relu")
-    return slot if slot.owns_act else build(place.channels, "none")
+    if slot.owns_act:
+        slot.act = place.act
+        return slot
+    if place.activation is None and place.own_module is None:
+        raise InputError(
+            f"{type(place.norm).__name__} took the place of {place.act}, which is no longer in the network and which "
+            "no slot ends with; swap the norms of the network as it was before"
+        )
+    return build(place.channels, "none")
 
 
 def _has_activation(slot: Norm) -> bool:
-    return slot.owns_act or slot.act != "none"
+    return slot.act != "none"
 
 
 def _copy_values(norm: nn.Module, slot: Norm) -> None:
@@ -150,6 +164,21 @@ def _copy_values(norm: nn.Module, slot: Norm) -> None:
     slot.load_state_dict(
         {key: value for key, value in fitting.items() if value.shape == slot.state_dict()[key].shape}, strict=False
     )
+
+
+def _lose_shifts(places: Sequence[Place], slots: dict[str, Norm]) -> bool:
+    """Whether norms that learn a shift are replaced by some that do not."""
+    shifted = any(getattr(place.norm, "bias", None) is not None for place in places)
+    return shifted and not any(slot.shifts for slot in slots.values())
+
+
+def _add_biases(network: fx.GraphModule) -> int:
+    """Give each convolution beside the norms, that has no bias, one that starts at 0. Returns how many."""
+    called = [network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module"]
+    bare = {module for module in called if isinstance(module, nn.Conv2d) and module.bias is None}
+    for conv in bare:
+        conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
+    return len(bare)
 
 
 def _check_states(model: nn.Module, network: nn.Module, places: Sequence[Place], name: str) -> None:

@@ -118,6 +118,11 @@ def activation_at(call: fx.Node, root: nn.Module) -> Activation | None:
     return Activation(_with_settings(name, slope, named.get("approximate", "none")), apply)
 
 
+def is_activation(module: nn.Module) -> bool:
+    """Whether ``module`` is an activation by the name of its class; gates (sigmoid) are none."""
+    return bool(_module_name(module))
+
+
 def _module_name(module: nn.Module) -> str:
     """What a plan calls the activation ``module``; empty for a module that is none."""
     name = _ACTIVATIONS.get(type(module).__name__.lower(), "")
