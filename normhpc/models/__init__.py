@@ -13,6 +13,7 @@ from normhpc.config import model as config_model
 from normhpc.models.bbn_resnet import BbnResNet
 from normhpc.models.block import Layers as Layers
 from normhpc.models.convnet import ConvNet
+from normhpc.models.head import classifier as classifier
 from normhpc.models.resnet import residual_network
 from normhpc.models.small import EraConvNet, EvaConvNet, MnistModel
 from normhpc.models.vgg import Vgg

@@ -1,14 +1,15 @@
 """The residual network of BeyondBatchNorm."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from normhpc.config.model import BbnResNet as BbnResNetConfig
 from normhpc.config.norm import FilterResponseTlu, NoNorm
+from normhpc.models.activation import Activation, Threshold
 from normhpc.models.block import ConvSlot, Layers, SkipInit, mean_over_positions, stages
-from normhpc.norms import ParamSpec, activate
 
 
 class BbnResNet(nn.Module):
@@ -25,7 +26,10 @@ class BbnResNet(nn.Module):
         widths = config.norm_widths()
         self.stem = ConvSlot(image_shape[0], widths[0], 3, layers)
         kind = PreactBlock if config.preact else PostactBlock
-        self.blocks = nn.ModuleList(kind(*block, layers, config) for block in stages(widths, config.blocks_per_stage))
+        ends = ends_of(layers, config)
+        self.blocks = nn.ModuleList(
+            kind(*block, layers, ends, config) for block in stages(widths, config.blocks_per_stage)
+        )
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,6 +41,15 @@ class BbnResNet(nn.Module):
         return logits
 
 
+class Ends(NamedTuple):
+    """What builds the ends of blocks."""
+
+    bare: Layers
+    """The end of a branch and its shortcut: without norm where that goes behind the sum."""
+    after_sum: Callable[[int], nn.Module]
+    """What follows the sum, on so many channels."""
+
+
 class PostactBlock(nn.Module):
     """end(shortcut(x) + branch(x)): the branch is conv, slot, conv, norm; end is the activation, or a joint slot.
 
@@ -44,17 +57,18 @@ class PostactBlock(nn.Module):
     ``act_before_sum`` the branch ends with the activation and nothing follows the sum.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, config: BbnResNetConfig) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, layers: Layers, ends: Ends, config: BbnResNetConfig
+    ) -> None:
         super().__init__()
-        bare = without_joint_slots(layers, config)
-        ends = layers if config.act_before_sum else bare
         self.conv1 = ConvSlot(inputs, outputs, 3, layers, stride=stride)
-        self.conv2 = ConvSlot(outputs, outputs, 3, ends, act=config.act_before_sum)
+        last = layers if config.act_before_sum else ends.bare
+        self.conv2 = ConvSlot(outputs, outputs, 3, last, act=config.act_before_sum)
         self.scale = SkipInit() if config.residual == "skipinit" else nn.Identity()
         self.shortcut = (
-            nn.Identity() if inputs == outputs else ConvSlot(inputs, outputs, 3, bare, stride=stride, act=False)
+            nn.Identity() if inputs == outputs else ConvSlot(inputs, outputs, 3, ends.bare, stride=stride, act=False)
         )
-        self.end = nn.Identity() if config.act_before_sum else after_sum(layers, outputs, config)
+        self.end = nn.Identity() if config.act_before_sum else ends.after_sum(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
@@ -68,7 +82,9 @@ class PreactBlock(nn.Module):
     Where the width changes the shortcut is a norm, then a strided 3x3 convolution, otherwise the identity.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, config: BbnResNetConfig) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, layers: Layers, ends: Ends, config: BbnResNetConfig
+    ) -> None:
         super().__init__()
         self.slot1 = layers.slot(inputs)
         self.slot2 = layers.slot(outputs)
@@ -78,7 +94,7 @@ class PreactBlock(nn.Module):
         self.scale = SkipInit() if config.residual == "skipinit" else nn.Identity()
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs:
-            norm = without_joint_slots(layers, config).slot(inputs, act=False)
+            norm = ends.bare.slot(inputs, act=False)
             self.shortcut = nn.Sequential(
                 norm, layers.convolution(inputs, outputs, 3, shifts=norm.shifts, stride=stride)
             )
@@ -90,52 +106,10 @@ class PreactBlock(nn.Module):
         return y
 
 
-class Activation(nn.Module):
-    """The run's activation after a sum."""
-
-    def __init__(self, act: str) -> None:
-        super().__init__()
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same; overwrites ``x``."""
-        return activate(x, self.act, overwrite=True)
-
-
-class Threshold(nn.Module):
-    """y = max(x, threshold), learned per channel from 0: the activation of FRN (Singh and Krishnan 2020).
-
-    Where x equals the threshold the gradient goes to the threshold.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.threshold = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same."""
-        threshold = self.threshold.view(-1, 1, 1)
-        return torch.where(x <= threshold, threshold.to(x.dtype), x)  # NaN stays NaN
-
-    def param_specs(self) -> dict[str, ParamSpec]:
-        """No weight decay."""
-        return {"threshold": ParamSpec()}
-
-
-def _moves(layers: Layers, config: BbnResNetConfig) -> bool:
-    """Whether norm and activation are one and go behind the sum."""
-    return config.joint_slot == "after_sum" and layers.slot(config.width).owns_act
-
-
-def without_joint_slots(layers: Layers, config: BbnResNetConfig) -> Layers:
-    """What builds the end of a branch and its shortcut: without norm where that goes behind the sum."""
-    if not _moves(layers, config) or isinstance(layers.norm, FilterResponseTlu):
-        return layers
-    return replace(layers, norm=NoNorm(), conv=layers.method)
-
-
-def after_sum(layers: Layers, channels: int, config: BbnResNetConfig) -> nn.Module:
-    """What follows the sum of a block."""
-    if not _moves(layers, config):
-        return Activation(layers.act)
-    return Threshold(channels) if isinstance(layers.norm, FilterResponseTlu) else layers.slot(channels)
+def ends_of(layers: Layers, config: BbnResNetConfig) -> Ends:
+    """The ends of blocks of ``layers``; where norm and activation are one, ``joint_slot`` says where they go."""
+    if config.joint_slot == "branch" or not layers.slot(config.width).owns_act:
+        return Ends(layers, lambda channels: Activation(layers.act))
+    if isinstance(layers.norm, FilterResponseTlu):
+        return Ends(layers, Threshold)
+    return Ends(replace(layers, norm=NoNorm(), conv=layers.method), layers.slot)

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normhpc.config.model import ResNet as ResNetConfig
+from normhpc.models.activation import Activation
 from normhpc.models.block import Layers, mean_over_positions, stages
-from normhpc.norms import ParamSpec, activate
+from normhpc.norms import ParamSpec
 
 
 class FixupResNet(nn.Module):
@@ -50,7 +51,6 @@ class FixupBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, count: int) -> None:
         super().__init__()
-        self.act = layers.act
         self.stride = stride
         self.more = outputs - inputs
         self.bias1 = ScalarBias()
@@ -61,6 +61,7 @@ class FixupBlock(nn.Module):
         self.conv2 = layers.convolution(outputs, outputs, 3, shifts=True)
         self.factor = nn.Parameter(torch.ones(()))
         self.bias4 = ScalarBias()
+        self.end = Activation(layers.act)
         with torch.no_grad():
             self.conv1.weight *= count**-0.5
             self.conv2.weight.zero_()
@@ -72,7 +73,8 @@ class FixupBlock(nn.Module):
         branch = self.bias4(self.factor * branch)
         changes = self.stride > 1 or self.more > 0
         shortcut = F.pad((shifted if changes else x)[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
-        return activate(branch + shortcut, self.act, overwrite=True)
+        y: Tensor = self.end(branch + shortcut)
+        return y
 
     def param_specs(self) -> dict[str, ParamSpec]:
         """A tenth of the learning rate, as the authors have it, and no weight decay."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 
 class BackboneWithHead(nn.Module, ABC):
@@ -22,3 +23,13 @@ class BackboneWithHead(nn.Module, ABC):
         """(N, C, H, W) images to (N, classes) logits."""
         logits: Tensor = self.head(self.features(images))
         return logits
+
+
+def classifier(network: nn.Module) -> nn.Module | None:
+    """The layer of ``network`` that gives the logits: its last linear layer or convolution; None without any.
+
+    Last in the order of the modules, so ``head`` in every network of the study, and in those of torchvision and timm
+    what they call ``fc``, ``head`` or ``classifier``.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear | _ConvNd)]
+    return layers[-1] if layers else None

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from normhpc.errors import InputError
-from normhpc.models.facts import evaluating
+from normhpc.models.facts import evaluating, tensors
 from normhpc.models.vit import DotProduct
 from normhpc.norms import Norm
 
@@ -57,7 +57,7 @@ def receptive_fields(model: nn.Module, example: Tensor) -> list[ReceptiveField]:
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(trace.entering(name)))
-        handles.append(module.register_forward_hook(trace.leaving))
+        handles.append(module.register_forward_hook(trace.leaving, with_kwargs=True))
     try:
         with evaluating(model), trace:
             model(example)
@@ -104,16 +104,18 @@ class _Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         return hook
 
-    def leaving(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def leaving(self, module: nn.Module, inputs: Any, named: Any, result: Any) -> None:
         """The hook after the call of a module."""
         place = self.places.pop()
         self.inside -= isinstance(module, _KNOWN)
-        x = inputs[0]
-        if self.inside or not isinstance(module, _KNOWN) or x not in self.reaches:
+        if self.inside or not isinstance(module, _KNOWN):
+            return
+        x, output = tensors((inputs, named))[0], tensors(result)[0]
+        if x not in self.reaches:
             return
         reach: _Reach = self.reaches[x]
-        if isinstance(module, DotProduct):
-            tokens = x.shape[2]
+        if isinstance(module, DotProduct | nn.MultiheadAttention):
+            tokens = x.shape[0 if isinstance(module, nn.MultiheadAttention) and not module.batch_first else -2]
             seen = _Reach(max(reach.rf, self.image_rows), reach.jump)
             self.rows.append(ReceptiveField(place, tokens, *reach, 0, tokens, 1, tokens, *seen))
             self.reaches[output] = seen
@@ -166,6 +168,7 @@ _KNOWN = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
     nn.Linear,
+    nn.MultiheadAttention,
     Norm,
     DotProduct,
 )

@@ -3,10 +3,10 @@
 from torch import Tensor, nn
 
 from normhpc.config.model import ResNet as ResNetConfig
+from normhpc.models.activation import Activation
 from normhpc.models.block import ConvSlot, Layers, SkipInit, mean_over_positions, stages
 from normhpc.models.fixup import FixupResNet
 from normhpc.models.nf_resnet import NfResNet
-from normhpc.norms import activate
 
 
 def residual_network(
@@ -57,15 +57,16 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int, layers: Layers, residual: str) -> None:
         super().__init__()
-        self.act = layers.act
         self.conv1 = ConvSlot(inputs, outputs, 3, layers, stride=stride)
         self.conv2 = ConvSlot(outputs, outputs, 3, layers, act=False)
         self.scale = SkipInit() if residual in ("skipinit", "rezero") else nn.Identity()
         self.shortcut = (
             nn.Identity() if inputs == outputs else ConvSlot(inputs, outputs, 1, layers, stride=stride, act=False)
         )
+        self.end = Activation(layers.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
         branch = self.scale(self.conv2(self.conv1(x)))
-        return activate(branch + self.shortcut(x), self.act, overwrite=True)
+        y: Tensor = self.end(branch + self.shortcut(x))
+        return y

@@ -15,9 +15,9 @@ from normhpc.config.model import EraConvNet as EraConvNetConfig
 from normhpc.config.model import EvaConvNet as EvaConvNetConfig
 from normhpc.config.model import MnistModel as MnistModelConfig
 from normhpc.config.norm import WeightPart
+from normhpc.models.activation import Activation
 from normhpc.models.block import Layers
 from normhpc.models.head import BackboneWithHead
-from normhpc.norms import activate
 from normhpc.norms.weight import transformed
 
 
@@ -64,14 +64,14 @@ class EraLayer(nn.Module):
         self.conv = convolution(inputs, outputs, 3, layers, padding=padding, padding_mode="replicate")
         self.slot = layers.slot(outputs, act=not skip)
         self.skip = skip
-        self.act = layers.act
+        self.end = Activation(layers.act) if skip else nn.Identity()
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, outputs, H, W), less 2 rows and columns without padding."""
         y: Tensor = self.slot(self.conv(x))
         if self.skip:
-            y = activate(y + x, self.act, overwrite=True)
+            y = self.end(y + x)
         dropped: Tensor = self.dropout(y)
         return dropped
 
@@ -114,9 +114,9 @@ class MnistLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_last = name in ("mnist_model4", "mnist_model5")
-        self.act = layers.act
         self.conv = convolution(inputs, outputs, kernel, layers, padding=kernel // 2)
         self.dropout = nn.Dropout(0.01) if name == "mnist_model5" else nn.Identity()
+        self.act = Activation(layers.act) if self.norm_last else nn.Identity()
         self.pool = pool or nn.Identity()
         self.slot = layers.slot(outputs, act=not self.norm_last)
 
@@ -126,7 +126,7 @@ class MnistLayer(nn.Module):
         if not self.norm_last:
             pooled: Tensor = self.pool(self.slot(x))
             return pooled
-        normed: Tensor = self.slot(self.pool(activate(self.dropout(x), self.act, overwrite=True)))
+        normed: Tensor = self.slot(self.pool(self.act(self.dropout(x))))
         return normed
 
 

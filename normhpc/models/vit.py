@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normhpc.config.model import Vit as VitConfig
+from normhpc.models.activation import Activation
 from normhpc.models.block import Layers
 from normhpc.models.head import BackboneWithHead
-from normhpc.norms import Norm, ParamSpec, activate
+from normhpc.norms import Norm, ParamSpec
 
 
 class Vit(BackboneWithHead):
@@ -145,8 +146,8 @@ class Mlp(nn.Module):
 
     def __init__(self, config: VitConfig, layers: Layers) -> None:
         super().__init__()
-        self.act = config.mlp_act or layers.act
         self.inward = nn.Linear(config.width, config.mlp_width)
+        self.act = Activation(config.mlp_act or layers.act)
         self.outward = nn.Linear(config.mlp_width, config.width)
         for linear in (self.inward, self.outward):
             nn.init.xavier_uniform_(linear.weight)
@@ -155,6 +156,6 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, S, width) to the same."""
-        hidden = self.dropout(activate(self.inward(x), self.act, overwrite=True))
+        hidden = self.dropout(self.act(self.inward(x)))
         y: Tensor = self.dropout(self.outward(hidden))
         return y

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from rich.console import Console
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from normhpc.config import RunConfig
 from normhpc.errors import InputError
 from normhpc.models import MODELS, build
 from normhpc.models.facts import LayerFacts, NormSite, multiply_adds, norm_sites, show_summary, summarize
 from normhpc.models.receptive import ReceptiveField, receptive_fields
+from normhpc.norms import swap
 
 TINY = {"name": "vit", "image_size": 32, "patch": 8, "depth": 1, "heads": 3, "width": 12, "mlp_width": 20}
 NETWORKS = ["convnet", "resnet8", "era_convnet", "mnist_model2", "mnist_model5", "eva_convnet", TINY]
@@ -105,6 +108,112 @@ def test_multiply_adds_of_attention_and_tokens():
         + 10
     )
     assert multiply_adds(network(TINY), zeros(5)) == 5 * per_image
+
+
+def of_torchs_own(net):
+    """``net``, a vision transformer of ours, with torch's multi-head attention of the same sizes."""
+    for block in net.blocks:
+        width, heads = block.attention.outward.out_features, block.attention.heads
+        block.attention = SelfAttention(width, heads)
+    return net
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(query=x, key=x, value=x, need_weights=False)[0]
+
+
+def test_torchs_attention_is_one_layer_that_counts_as_ours():
+    ours, net = network(TINY), of_torchs_own(network(TINY))
+    rows = summarize(net, zeros(5))
+    (row,) = [row for row in rows if row.kind == "MultiheadAttention"]
+    assert row.name == "blocks.0.attention.inner"
+    assert (row.input_size, row.output_size, row.parameters) == ((5, 17, 12), (5, 17, 12), 4 * 12 * 12 + 4 * 12)
+    assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in net.parameters())
+    assert multiply_adds(net, zeros(5)) == multiply_adds(ours, zeros(5))
+    assert fields_of(receptive_fields(net, zeros())) == fields_of(receptive_fields(ours, zeros()))
+
+
+@pytest.mark.parametrize(
+    ("options", "shapes"),
+    [
+        ({"batch_first": True}, [(2, 5, 12), (2, 7, 12), (2, 7, 12)]),
+        ({}, [(5, 2, 12), (7, 2, 12), (7, 2, 12)]),
+        ({}, [(5, 12), (7, 12), (7, 12)]),
+        ({"kdim": 4, "vdim": 6, "batch_first": True}, [(2, 5, 12), (2, 7, 4), (2, 7, 6)]),
+        ({"add_zero_attn": True, "batch_first": True}, [(2, 5, 12), (2, 7, 12), (2, 7, 12)]),
+    ],
+    ids=str,
+)
+def test_multiply_adds_of_torchs_attention_are_half_of_torchs_count_of_operations(options, shapes):
+    """Which has no biases."""
+    attention = nn.MultiheadAttention(12, 3, bias=False, **options).eval()
+    query, key, value = (torch.zeros(shape) for shape in shapes)
+    with FlopCounterMode(display=False) as counter:
+        attention(query, key, value)
+
+    class Alone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x):
+            return self.attention(x, key, value)
+
+    assert multiply_adds(Alone(), query) == counter.get_total_flops() / 2
+
+
+def test_multiply_adds_of_torchs_attention_with_learned_key_and_value():
+    attention = nn.MultiheadAttention(12, 3, add_bias_kv=True, batch_first=True)
+    linear, products = 5 * 4 * (12 * 12 + 12), 2 * 5 * 6 * 12
+    assert multiply_adds(SelfAttentionOf(attention), torch.zeros(2, 5, 12)) == 2 * (linear + 2 * 12 + products)
+
+
+class SelfAttentionOf(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x, x, x)[0]
+
+
+def test_facts_of_torchvisions_vision_transformer():
+    net = torchvision.models.VisionTransformer(32, 8, 2, 3, 12, 20, num_classes=10)
+    rows = summarize(net, zeros())
+    assert sum(row.parameters for row in rows) == sum(parameter.numel() for parameter in net.parameters())
+    assert [row.kind for row in rows].count("MultiheadAttention") == 2
+    swapped, _ = swap(net, "rms", zeros())
+    # 5 norms without a shift, and an embedding of 17 positions that the graph reads without calling its module
+    assert multiply_adds(net, zeros()) - multiply_adds(swapped, zeros()) == 2 * (5 * 12 + 17 * 12)
+
+
+def test_what_gives_no_tensor_has_no_row():
+    class Flag(nn.Module):
+        def forward(self):
+            return self.training
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flag, self.bias = Flag(), Bias()
+
+        def forward(self, x):
+            return self.bias() if self.flag() else x + self.bias()
+
+    class Bias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.values = nn.Parameter(torch.zeros(3))
+
+        def forward(self):
+            return self.values
+
+    assert summarize(Net(), torch.zeros(2, 3)) == [LayerFacts("bias", "Bias", (), (3,), 3, 1.0, 9)]
 
 
 def test_norm_sites():

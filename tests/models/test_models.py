@@ -1,21 +1,17 @@
-import random
 import re
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from normhpc.config import RunConfig
-from normhpc.config.model import ZooModel
 from normhpc.errors import InputError
-from normhpc.models import MODELS, build
+from normhpc.models import build
 from normhpc.models.block import ConvSlot
 from normhpc.models.resnet import BasicBlock, SkipInit
 from normhpc.norms import Norm, ParamSpec
 
 NORMS = ["none", "batch", "layer", "instance", {"name": "group", "groups": 4}]
-WEIGHT_METHODS = ["weight", "weight_standardized", "scaled_weight_standardized", "weight_centering"]
 NETWORKS = [
     "convnet",
     "resnet8",
@@ -25,8 +21,6 @@ NETWORKS = [
     {"name": "bbn_resnet8", "width": 8},
     {"name": "bbn_resnet8", "width": 4, "preact": True},
 ]
-ELSEWHERE = ["era_convnet", "mnist_model4", "eva_convnet", "vit"]
-"""In test_small_networks.py and test_vit.py."""
 SMALL = {"name": "synthetic", "images": 8, "test_images": 4}
 
 
@@ -45,11 +39,6 @@ def images(*shape):
 
 def parameters(model):
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def test_these_tests_see_every_network():
-    zoo = {kind for kind in MODELS if issubclass(kind, ZooModel)}
-    assert {type(config_of(model).model) for model in NETWORKS + ELSEWHERE} == set(MODELS) - zoo
 
 
 def resnet_parameters(n, width, channels, classes, norm, skipinit=False):
@@ -92,22 +81,6 @@ def test_parameters_of_the_convnet(norm, per_channel):
     assert found == 9 * (3 * 5 + 5 * 7 + 7 * 4) + per_channel * 16 + 4 * 10 + 10
 
 
-@pytest.mark.parametrize("size", [(32, 32), (28, 28), (17, 23), (8, 40)], ids=str)
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_any_image_size_gives_logits_and_gradients_everywhere(model, norm, size):
-    net = network(model, norm)
-    x = images(3, 3, *size).requires_grad_()
-    logits = net(x)
-    assert logits.shape == (3, 10)
-    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
-    assert x.grad.isfinite().all()
-    assert x.grad.abs().max() > 0
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-
-
 @pytest.mark.parametrize("act", ["relu", "leaky_relu", "silu", "gelu", "tanh", "none"])
 @pytest.mark.parametrize("model", NETWORKS, ids=str)
 def test_the_activation_is_used_at_every_slot_but_branch_ends(model, act):
@@ -117,28 +90,6 @@ def test_the_activation_is_used_at_every_slot_but_branch_ends(model, act):
         end = re.search(r"conv2\.slot$|shortcut", name)
         assert slot.act == ("none" if end else act), name
     assert net(images(2, 3, 16, 16)).isfinite().all()
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_weights_are_a_function_of_torchs_random_state_alone(model):
-    first = network(model, seed=3)
-    random.seed(5)
-    np.random.default_rng(5)
-    again, other = network(model, seed=3), network(model, seed=4)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
-    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_neither_norm_nor_method_on_weights_changes_the_initial_weights(model):
-    model = {"name": model} if isinstance(model, str) else model
-    networks = [network(model, norm) for norm in (*NORMS, *WEIGHT_METHODS)]
-    networks += [network({**model, "conv": method}, "batch") for method in WEIGHT_METHODS]
-    weights = [{name: value for name, value in net.named_parameters() if value.ndim > 1} for net in networks]
-    for other in weights[1:]:
-        assert other.keys() == weights[0].keys()
-        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
 
 
 def test_convolutions_start_by_he_with_fan_out():
@@ -183,31 +134,6 @@ def test_skipinit_starts_as_the_shortcut_alone():
     factors = [module for module in net.modules() if isinstance(module, SkipInit)]
     assert len(factors) == 3
     assert all(module.param_specs() == {"factor": ParamSpec(decay=False)} for module in factors)
-
-
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_channels_last_gives_the_same_logits(model, norm):
-    net = network(model, norm).eval()
-    x = images(2, 3, 16, 16)
-    expected = net(x)
-    net.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("model", ["convnet", "resnet8"])
-def test_compiled_in_one_graph(model):
-    torch.compiler.reset()
-    net = network(model)
-    x = images(2, 3, 8, 8)
-    expected = net(x)
-    torch.testing.assert_close(torch.compile(net, backend="aot_eager", fullgraph=True)(x), expected)
-    torch.compiler.reset()
-
-
-def test_images_and_classes_come_from_the_data():
-    net = network(data={**SMALL, "channels": 5, "num_classes": 7})
-    assert net(images(1, 5, 9, 9)).shape == (1, 7)
 
 
 def test_groups_that_do_not_divide_a_width_are_refused():

@@ -1,5 +1,7 @@
 """How the blocks of a ResNet add their branch: ReZero, Fixup, normalizer-free; and what the weights may combine."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 from normhpc.config import RunConfig
 from normhpc.config.checks import FITS, findings
 from normhpc.config.training import Sgd
+from normhpc.errors import InputError
 from normhpc.models import build
 from normhpc.models.block import SkipInit
 from normhpc.models.fixup import FixupBlock, ScalarBias
@@ -137,6 +140,26 @@ def test_fixup_needs_no_norm_and_plain_weights():
     ]
 
 
+@pytest.mark.parametrize(
+    ("norm", "conv", "expected"),
+    [
+        (NF, "plain", []),
+        ("none", NF, []),
+        ("none", "plain", []),
+        ("batch", "plain", [("norm", "{}, or none for an ablation, got batch")]),
+        ("dyt", NF, [("norm", "{}, or none for an ablation, got dyt")]),
+        ("weight_standardized", "plain", [("norm", "{}, or none for an ablation, got weight_standardized")]),
+        ("none", "weight", [("model.conv", "{} or plain, got weight")]),
+    ],
+)
+def test_nf_expects_its_weights_and_no_norm(norm, conv, expected):
+    config = config_of({"name": "resnet8", "residual": "nf", "conv": conv}, norm)
+    needs = "model.residual nf divides by the deviations that signals have without norms: expected " + NF
+    assert findings(FITS, {name: getattr(config, name) for name in RunConfig.model_fields}) == [
+        (path, message.format(needs)) for path, message in expected
+    ]
+
+
 def test_nf_blocks_divide_by_the_deviation_that_grows_by_alpha_and_starts_anew_each_stage():
     betas = [block.beta for block in of_type(network("nf", NF, name="resnet20"), NfBlock)]
     variances = [1, 1.04, 1.08, 1.12, 1.04, 1.08, 1.12, 1.04, 1.08]
@@ -187,7 +210,7 @@ def test_nf_parameters():
 
 
 @pytest.mark.parametrize(
-    ("residual", "norm"), [("nf", NF), ("nf", "batch"), ("fixup", "none"), ("rezero", "none")], ids=str
+    ("residual", "norm"), [("nf", NF), ("nf", "none"), ("fixup", "none"), ("rezero", "none")], ids=str
 )
 def test_compiled_in_one_graph(residual, norm):
     torch.compiler.reset()
@@ -289,21 +312,34 @@ def test_two_methods_on_the_same_weights_are_refused(norm, conv, found):
     assert findings(FITS, {name: getattr(config, name) for name in RunConfig.model_fields}) == found
 
 
-@pytest.mark.parametrize(
-    ("model", "size", "fits"),
-    [
-        ("convnet", 8, True),
-        ("resnet8", 5, True),
-        ("resnet8", 4, False),
-        ("bbn_resnet56", 4, False),
-        ("vgg", 17, True),
-        ("vgg", 16, False),
-        ({"name": "vgg", "cfg": "uniform_5"}, 2, True),
-    ],
-    ids=str,
-)
-def test_instance_norm_needs_more_than_single_pixels(model, size, fits):
-    data = {"name": "synthetic", "images": 8, "test_images": 4, "height": size, "width": size}
+PIXELS = [
+    ("convnet", (2, 2), True),
+    ("convnet", (2, 3), True),
+    ("convnet", (3, 3), True),
+    ("convnet", (4, 5), False),
+    ("resnet8", (4, 4), True),
+    ("resnet8", (5, 5), False),
+    ("resnet8", (4, 64), False),
+    ("resnet8", (1, 5), False),
+    ({"name": "bbn_resnet8", "width": 4}, (4, 4), True),
+    ({"name": "bbn_resnet8", "width": 4, "preact": True}, (3, 5), False),
+    ({"name": "vgg", "widths": [8, 12, 16], "strided": [1, 2]}, (4, 3), True),
+    ({"name": "vgg", "widths": [8, 12, 16], "strided": [1, 2]}, (4, 5), False),
+    ({"name": "vgg", "cfg": "uniform_5"}, (2, 1), False),
+]
+
+
+@pytest.mark.parametrize(("model", "size", "single"), PIXELS, ids=str)
+def test_instance_norm_needs_more_than_single_pixels(model, size, single):
+    height, width = size
+    data = {"name": "synthetic", "images": 8, "test_images": 4, "height": height, "width": width}
     config = RunConfig.model_validate({"model": model, "norm": "instance", "data": data, "batch_size": 4})
     found = findings(FITS, {name: getattr(config, name) for name in RunConfig.model_fields})
-    assert [path for path, _ in found] == ([] if fits else ["norm"])
+    message = (
+        f"a norm of {config.model.name} sees synthetic images of {height}x{width} as single pixels, "
+        "over which an instance norm is always 0; use another norm or larger images"
+    )
+    assert ("norm", message) in found if single else "norm" not in dict(found)
+    # and what the network itself does
+    with pytest.raises(InputError, match="instance norm over a single pixel") if single else contextlib.nullcontext():
+        build(config)(images(2, 3, height, width))

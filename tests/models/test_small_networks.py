@@ -1,6 +1,3 @@
-import random
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,17 +11,6 @@ from normhpc.models.small import EraLayer, MnistLayer
 from normhpc.norms import Norm
 from normhpc.norms.weight import StandardizedConv
 
-NORMS = [
-    "none",
-    "batch",
-    "layer",
-    {"name": "group", "groups": 4},
-    "evonorm_s0",
-    "frn_tlu",
-    "dyt",
-    "weight",
-    "weight_standardized",
-]
 MNIST = ["mnist_model2", "mnist_model3", "mnist_model4", "mnist_model5"]
 NETWORKS = ["era_convnet", {"name": "era_convnet", "skip": False, "dropout": 0.0}, *MNIST, "eva_convnet"]
 LEAST = {"era_convnet": 8, "eva_convnet": 22, **dict.fromkeys(MNIST, 4)}
@@ -39,11 +25,6 @@ def config_of(model, norm="batch", data=None, **fields):
 def network(*arguments, seed=0, **fields):
     torch.manual_seed(seed)
     return build(config_of(*arguments, **fields))
-
-
-def width_four(norm):
-    """Groups that divide 9 and 10 channels as well: the narrow MNIST networks."""
-    return {"name": "group", "groups": 4, "indivisible": "shrink"} if isinstance(norm, dict) else norm
 
 
 def images(*shape):
@@ -88,82 +69,12 @@ def test_parameters_of_the_mnist_networks(model, norm, expected):
 
 
 @pytest.mark.parametrize("model", NETWORKS, ids=str)
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_gradients_everywhere(model, norm):
-    net = network(model, width_four(norm))
-    x = images(3, 3, 28, 26).requires_grad_()
-    logits = net(x)
-    assert logits.shape == (3, 10)
-    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
-    assert x.grad.isfinite().all()
-    assert x.grad.abs().max() > 0
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_images_and_classes_come_from_the_data(model):
-    data = {"name": "synthetic", "channels": 5, "num_classes": 7, "images": 8, "test_images": 4}
-    assert network(model, data=data)(images(2, 5, 24, 31)).shape == (2, 7)
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_weights_are_a_function_of_torchs_random_state_alone(model):
-    first = network(model, seed=3)
-    random.seed(5)
-    np.random.default_rng(5)
-    again, other = network(model, seed=3), network(model, seed=4)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
-    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_the_norm_does_not_change_the_initial_weights(model):
-    weights = [
-        {
-            f"{place}.{name}": value
-            for place, module in network(model, width_four(norm)).named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
-            for name, value in module.named_parameters()
-            if name in ("weight", "bias")
-        }
-        for norm in NORMS
-    ]
-    assert len(weights[0]) >= 8
-    for other in weights[1:]:
-        assert list(other) == list(weights[0])
-        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
 def test_weights_start_by_torchs_default(model):
     """Uniform within 1 / sqrt(fan in), reached to within 10 % by the largest of hundreds."""
     for name, module in network(model).named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.numel() > 300:
             bound = module.weight[0].numel() ** -0.5
             assert 0.9 * bound < module.weight.abs().max().item() <= bound, name
-
-
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_channels_last_gives_the_same_logits(model, norm):
-    net = network(model, width_four(norm)).eval()
-    x = images(2, 3, 24, 24)
-    expected = net(x)
-    net.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("model", [{"name": "era_convnet", "dropout": 0.0}, "mnist_model4", "eva_convnet"], ids=str)
-def test_compiled_in_one_graph(model):
-    torch.compiler.reset()
-    net = network(model)
-    x = images(2, 3, 24, 24)
-    expected = net(x)
-    torch.testing.assert_close(torch.compile(net, backend="aot_eager", fullgraph=True)(x), expected)
-    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("model", NETWORKS, ids=str)
@@ -253,7 +164,7 @@ def test_images_that_are_too_small_are_found_when_planning(model):
     assert findings_of(model, "batch", least - 1) == [
         (
             "model",
-            f"{name} reduces a {least - 1}x{least} image of synthetic to nothing; it needs at least {least}x{least} "
+            f"{name} reduces synthetic images of {least - 1}x{least} to nothing; it needs at least {least}x{least} "
             "pixels: use larger images or another network",
         )
     ]

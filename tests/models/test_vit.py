@@ -1,7 +1,5 @@
-import random
 import re
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -14,7 +12,6 @@ from normhpc.models.vit import Attention, Mlp, TokenNorm
 from normhpc.norms import Norm, ParamSpec
 from normhpc.train.optimizer import parameter_groups
 
-NORMS = ["none", "batch", "layer", "instance", {"name": "group", "groups": 4}, "rms", "frn", "dyt", "derf"]
 SEED = {"name": "vit", "head_classes": 1000}
 TINY = {"name": "vit", "image_size": 16, "patch": 4, "depth": 2, "heads": 3, "width": 12, "mlp_width": 20}
 
@@ -61,40 +58,6 @@ def test_parameters_of_the_seed_study(model, norm, data, expected):
     assert parameters(network(model, norm, data)) == expected
 
 
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_gradients_everywhere(norm):
-    net = with_a_head(network(TINY, norm))
-    x = images(3, 3, 16, 16).requires_grad_()
-    logits = net(x)
-    assert logits.shape == (3, 10)
-    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2])).backward()
-    assert x.grad.isfinite().all()
-    assert x.grad.abs().max() > 0
-    for name, parameter in net.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.isfinite().all(), name
-
-
-def test_weights_are_a_function_of_torchs_random_state_alone():
-    first = network(TINY, seed=3)
-    random.seed(5)
-    np.random.default_rng(5)
-    again, other = network(TINY, seed=3), network(TINY, seed=4)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
-    assert any(not torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
-
-
-def test_the_norm_does_not_change_the_initial_weights():
-    weights = [
-        {name: value for name, value in network(TINY, norm).named_parameters() if "slot" not in name} for norm in NORMS
-    ]
-    assert len(weights[0]) == 2 + 2 + 2 * 8 + 2
-    for other in weights[1:]:
-        assert list(other) == list(weights[0])
-        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
-
-
 def test_initial_weights():
     net = network("vit")
     patches = net.tokens.patches.weight
@@ -114,25 +77,6 @@ def test_initial_weights():
                 assert linear.bias.std().item() == pytest.approx(1e-6, rel=0.15)
     for zeros in (net.tokens.patches.bias, net.tokens.class_token, net.head.weight, net.head.bias):
         assert not zeros.any()
-
-
-@pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_channels_last_gives_the_same_logits(norm):
-    net = with_a_head(network(TINY, norm)).eval()
-    x = images(2, 3, 16, 16)
-    expected = net(x)
-    net.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("image_size", [16, 24], ids=["as is", "resized"])
-def test_compiled_in_one_graph(image_size):
-    torch.compiler.reset()
-    net = with_a_head(network(TINY | {"image_size": image_size}))
-    x = images(2, 3, 16, 16)
-    expected = net(x)
-    torch.testing.assert_close(torch.compile(net, backend="aot_eager", fullgraph=True)(x), expected)
-    torch.compiler.reset()
 
 
 def by_torch(net, x):
@@ -248,7 +192,7 @@ def test_norms_stand_alone_but_may_keep_a_nonlinearity_of_their_own(norm, norm_a
 @pytest.mark.parametrize(("mlp_act", "expected"), [("gelu", "gelu"), ("silu", "silu"), (None, "tanh")])
 def test_activation_of_the_mlp(mlp_act, expected):
     net = network(TINY | {"mlp_act": mlp_act}, act="tanh")
-    assert [part.act for part in net.modules() if isinstance(part, Mlp)] == [expected] * 2
+    assert [part.act.act for part in net.modules() if isinstance(part, Mlp)] == [expected] * 2
 
 
 def test_dropout():
@@ -318,7 +262,7 @@ def test_sizes_that_do_not_fit(fields, expected):
             [
                 (
                     "model.patch",
-                    "12 does not divide a 32x32 image of cifar100; what does: 1, 2, 4, 8, 16, 32; "
+                    "12 does not divide cifar100 images of 32x32; what does: 1, 2, 4, 8, 16, 32; "
                     "or give image_size, to which images are resized",
                 )
             ],
