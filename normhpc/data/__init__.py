@@ -8,16 +8,19 @@ from typing import Any
 
 from normhpc.config.data import Cifar10, Cifar100, DataPart, Digits, Mnist, Synthetic
 from normhpc.data.batches import Batches as Batches
+from normhpc.data.batches import TrainBatch as TrainBatch
 from normhpc.data.cifar import read_cifar10, read_cifar100
 from normhpc.data.digits import read_digits
 from normhpc.data.images import ImageData as ImageData
 from normhpc.data.images import ImageSplit as ImageSplit
 from normhpc.data.images import assemble
+from normhpc.data.images import centre_and_scale as centre_and_scale
 from normhpc.data.mnist import read_mnist
 from normhpc.data.order import draws as draws
 from normhpc.data.order import order as order
 from normhpc.data.order import rank_share as rank_share
 from normhpc.data.order import step_seed as step_seed
+from normhpc.data.order import uniform as uniform
 from normhpc.data.source import Source
 from normhpc.data.synthetic import read_synthetic
 

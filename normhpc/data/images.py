@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from normhpc.config.data import Normalize
 from normhpc.data.order import order
 
 HELD_OUT_SEED = 0x76616C
@@ -22,7 +23,7 @@ class ImageSplit:
     images: Tensor
     """uint8, (N, H, W, C)."""
     labels: Tensor
-    """int64, (N,)."""
+    """int64 (N,), or uint8 (N, K) of 0 and 1 where an image has any number of labels."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,11 +94,25 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     return mean, std
 
 
+def centre_and_scale(data: ImageData, normalize: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(m, s) for each channel: a pixel p in 0..1 becomes (p - m) / s."""
+    ones = (1.0,) * len(data.mean)
+    match normalize:
+        case "channel":
+            return data.mean, data.std
+        case "mean":
+            return data.mean, ones
+        case "half":
+            return tuple(one / 2 for one in ones), tuple(one / 2 for one in ones)
+
+
 def digest_of(*splits: ImageSplit) -> str:
     """32 hex digits of all shapes, pixels and labels."""
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
         digest.update(str(tuple(split.images.shape)).encode())
         digest.update(split.images.contiguous().numpy().data)
-        digest.update(split.labels.numpy().astype("<i8").data)
+        if split.labels.ndim > 1:
+            digest.update(str(tuple(split.labels.shape)).encode())
+        digest.update(split.labels.contiguous().numpy().astype("<i8").data)
     return digest.hexdigest()

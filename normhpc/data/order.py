@@ -4,6 +4,8 @@ splitmix64 (Steele et al. 2014) is a bijection of 64-bit integers with the same 
 so a row's place and its draws depend on (seed, epoch, row) alone: not on ranks, batches or where a run resumed.
 """
 
+from enum import IntEnum
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,25 @@ INCREMENT = 0x9E3779B97F4A7C15
 FACTOR_1 = 0xBF58476D1CE4E5B9
 FACTOR_2 = 0x94D049BB133111EB
 _ALL_BITS = (1 << 64) - 1
+
+
+class Stream(IntEnum):
+    """What a draw is for: streams of :func:`draws` are independent. The numbers are part of every run's result."""
+
+    FLIP = 0
+    TOP = 1
+    LEFT = 2
+    GRAYSCALE = 3
+    ANGLE = 4
+    PERSPECTIVE = 5
+    PARTNER = 6
+    # of a whole batch: draws for a step in place of a row
+    MIXED = 7
+    CUT = 8
+    SHARE = 9
+    BOX_ROW = 10
+    BOX_COLUMN = 11
+    CORNERS = 16  # and the seven after it: x and y of the four corners
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -39,6 +60,11 @@ def draws(seed: int, epoch: int, rows: NDArray[np.int64], stream: int) -> NDArra
     Different streams, and :func:`order`, are independent of one another.
     """
     return mix(rows.astype(np.uint64) ^ mix(_key(seed, epoch) ^ mix(np.array([stream], np.uint64))))
+
+
+def uniform(seed: int, epoch: int, rows: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
+    """:func:`draws` as numbers in [0, 1), multiples of 2^-53."""
+    return (draws(seed, epoch, rows, stream) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -70,6 +70,11 @@ class RunFolder:
         """The weights of the best epoch on ``val``, when asked for."""
         return self.path / "best.pt"
 
+    @property
+    def probes(self) -> Path:
+        """What was measured inside the network, when asked for."""
+        return self.path / "probes.h5"
+
     def create(
         self,
         config: RunConfig,

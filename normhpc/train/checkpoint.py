@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normhpc.data import rank_share
 from normhpc.errors import CheckpointError
 from normhpc.files import replace_file
-from normhpc.norms import running_statistics
+from normhpc.norms import pooled_statistics, running_statistics
 from normhpc.record import RunFolder
 from normhpc.train.state import EpochSums, TrainState
 from normhpc.train.world import World
@@ -101,8 +102,23 @@ def read_checkpoint(folder: RunFolder, run_id: str) -> dict[str, Any]:
     return content
 
 
+def last_weights(folder: RunFolder, run_id: str, batch_size: int) -> dict[str, Tensor]:
+    """The ``state_dict`` that the run evaluates with at its newest checkpoint, averaged where it averages weights.
+
+    Running statistics of all ranks are pooled; ``batch_size`` is the run's: the images of a rank are its weight.
+    Raises :class:`CheckpointError`.
+    """
+    content = read_checkpoint(folder, run_id)
+    shared = content["shared"]
+    weights: dict[str, Tensor] = shared["model"] | shared.get("average", {})
+    own = [part["statistics"] for part in content["by_rank"]]
+    stacked = {name: torch.stack([part[name] for part in own]) for name in own[0]}
+    parts = [rank_share(batch_size, rank, len(own)) for rank in range(len(own))]
+    return weights | pooled_statistics(stacked, torch.tensor([part.stop - part.start for part in parts]))
+
+
 def save_weights(folder: RunFolder, state: TrainState) -> None:
-    """Write ``best.pt``: the plain ``state_dict`` of the network, for use outside normhpc."""
+    """Write ``best.pt``: the plain ``state_dict`` of the network as it is now, for use outside normhpc."""
     buffer = io.BytesIO()
     torch.save(_cpu(state.model.state_dict()), buffer)
     replace_file(folder.best, lambda file: file.write(buffer.getbuffer()))

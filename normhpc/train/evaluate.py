@@ -6,24 +6,37 @@ import torch
 from torch import nn
 
 from normhpc.config import RunConfig
+from normhpc.config.data import Labels
 from normhpc.data import Batches
-from normhpc.train.metrics import MEASURES, per_image
+from normhpc.train.metrics import Evaluation
+from normhpc.train.multi_label import MultiLabel
 from normhpc.train.precision import autocast
+from normhpc.train.single_label import SingleLabel
 from normhpc.train.world import World
 
 BLOCK = 500
 """Images a forward pass sees at once. Fixed, because rounding may depend on it."""
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, config: RunConfig, world: World) -> dict[str, float]:
-    """Mean loss, top1 and top5 of ``model`` in evaluation mode over all images of ``batches``.
+_KINDS: dict[Labels, type[SingleLabel | MultiLabel]] = {"single": SingleLabel, "multi": MultiLabel}
 
-    Blocks of images are dealt out over the ranks; each image's measures land in their own row of one array,
-    which is summed exactly, so neither the number of ranks nor their order changes a bit of the result.
+
+def evaluate(model: nn.Module, batches: Batches, config: RunConfig, world: World) -> dict[str, float]:
+    """The metrics of :func:`assess`."""
+    return assess(model, batches, config, world).metrics
+
+
+@torch.inference_mode()
+def assess(model: nn.Module, batches: Batches, config: RunConfig, world: World) -> Evaluation:
+    """Metrics of ``model`` in evaluation mode over all images of ``batches``, and results by class.
+
+    Which ones there are depends on the labels: :class:`~normhpc.train.single_label.SingleLabel` or
+    :class:`~normhpc.train.multi_label.MultiLabel`. Blocks of images are dealt out over the ranks; what is measured
+    of an image lands in its own row of arrays that are summed exactly, and every rank computes the metrics from
+    them, so neither the number of ranks nor their order changes a bit of the result.
     """
     rows = len(batches)
-    measured = torch.zeros(rows, len(MEASURES), dtype=torch.float64, device=world.device)
+    measured = _KINDS[config.data.labels()](rows, config.data.classes(), world.device)
     was_training = model.training
     model.eval()
     for block in range(world.rank, math.ceil(rows / BLOCK), world.size):
@@ -31,7 +44,8 @@ def evaluate(model: nn.Module, batches: Batches, config: RunConfig, world: World
         images, labels = batches.evaluate(start, stop)
         with autocast(config.precision, world.device):
             logits = model(images)
-        measured[start:stop] = per_image(logits, labels)
+        measured.put(start, logits, labels)
     model.train(was_training)
-    columns = world.sum(measured).T.tolist()
-    return {name: math.fsum(column) / rows for name, column in zip(MEASURES, columns, strict=True)}
+    for part in measured.parts:
+        world.sum(part)
+    return measured.evaluation()

@@ -13,17 +13,18 @@ from typing import Any
 
 import torch
 
-from normhpc.data import order
 from normhpc.norms import plan_of
 from normhpc.record import RecordWriter, RunFolder, append_event, read_summary
 from normhpc.train.checkpoint import save_weights
-from normhpc.train.evaluate import evaluate
+from normhpc.train.evaluate import assess, evaluate
+from normhpc.train.metrics import CHOSEN_BY
+from normhpc.train.schedule import follow_val_loss
 from normhpc.train.setup import images_per_statistic, seed_step
 from normhpc.train.startup import prepare_torch
 from normhpc.train.state import EpochSums
 from normhpc.train.step import train_step
 from normhpc.train.stop import Decision, StopRequest
-from normhpc.train.training import Training, merged_statistics, prepare, save, save_due, unwritten_told
+from normhpc.train.training import Training, as_evaluated, prepare, save, save_due, unwritten_told, write_probes
 from normhpc.train.world import World, is_peer_failure, joined_world
 
 _LOOK_EVERY = 32
@@ -89,26 +90,38 @@ def _train(training: Training) -> dict[str, Any]:
         while training.state.position.epoch < training.config.epochs:
             decision = train_epoch(training)
             _end_epoch(training, decision)
-        _test(training)
+        details = _test(training)
     except Diverged as diverged:
+        write_probes(training, before_step=diverged.step + 1)
         return _seal(training, {"state": "diverged", "diverged_at_step": diverged.step, "final": {}})
-    return _seal(training, {"state": "finished", "final": training.state.position.final})
+    final = training.state.position.final
+    return _seal(training, {"state": "finished", "final": final | _generalization(final), **details})
 
 
-def _test(training: Training) -> None:
-    """Measure and record what is reported. Raises :class:`Diverged` when the last updates left a network without a loss."""
-    with merged_statistics(training):
-        measured = evaluate(training.state.model, training.test, training.config, training.world)
-    _log_metrics(training, "test", measured)
-    if not math.isfinite(measured["loss"]):
+def _test(training: Training) -> dict[str, Any]:
+    """Measure and record what is reported; results by class are for the summary alone.
+
+    Raises :class:`Diverged` when the last updates left a network without a loss.
+    """
+    with as_evaluated(training):
+        found = assess(training.state.model, training.test, training.config, training.world)
+    _log_metrics(training, "test", found.metrics)
+    if not math.isfinite(found.metrics["loss"]):
         raise Diverged(training.config.epochs * training.steps_per_epoch)
+    return found.details
+
+
+def _generalization(final: dict[str, float]) -> dict[str, float]:
+    """``test_top1`` as a multiple of ``train_top1``, where the latter is measured and not zero."""
+    trained = final.get("train_top1", 0.0)
+    return {"generalization_ratio": final["test_top1"] / trained} if trained else {}
 
 
 def train_epoch(training: Training) -> Decision:
     """The steps that are left of the current epoch. Returns the decision that stands at its end."""
     state, config, world = training.state, training.config, training.world
     position, steps = state.position, training.steps_per_epoch
-    rows = order(len(training.train), config.seed, position.epoch)
+    rows = training.rows(position.epoch)
     first, decision = position.step, Decision()
     began = began_warm = training.counted_until = time.perf_counter()
     while position.step < steps:
@@ -194,19 +207,24 @@ def _end_epoch(training: Training, decision: Decision) -> None:
     loss, top1, images = world.sum(sums).tolist()
     position.epoch += 1
     position.step = 0
-    measured = {"loss": loss / images, "top1": top1 / images}
+    measured = {"loss": loss / images}
+    if config.data.labels() == "single":
+        measured["top1"] = top1 / images
     speed = {
-        "lr": state.optimizer.param_groups[0]["lr"],
+        "lr": state.lr,
         "seconds": training.epoch_seconds,
         "images_per_second": state.clock.images_per_second,
     }
     _log_metrics(training, "train", measured, speed)
     if len(training.val):
-        with merged_statistics(training):
-            measured = evaluate(state.model, training.val, config, world)
+        with as_evaluated(training):
+            with training.probes.end_of_epoch(state.model, position.epoch):
+                measured = evaluate(state.model, training.val, config, world)
             _log_metrics(training, "val", measured)
             _keep_best(training, measured)
+        follow_val_loss(config.schedule, position, measured["loss"])
     state.sums = EpochSums()
+    write_probes(training)
     every = config.checkpoint.every_epochs
     last = position.epoch == config.epochs
     saved = False
@@ -224,10 +242,11 @@ def _end_epoch(training: Training, decision: Decision) -> None:
 
 def _keep_best(training: Training, measured: dict[str, float]) -> None:
     """Remember the best epoch; called while the running statistics are those that ``measured`` was measured with."""
-    position = training.state.position
-    if position.best and not measured["top1"] > position.best["val_top1"]:
+    position, metric = training.state.position, CHOSEN_BY[training.config.data.labels()]
+    best = position.best.get(f"val_{metric}", math.nan)
+    if position.best and not math.isnan(best) and not measured[metric] > best:
         return
-    position.best = {"epoch": position.epoch, "val_top1": measured["top1"], "val_loss": measured["loss"]}
+    position.best = {"epoch": position.epoch, f"val_{metric}": measured[metric], "val_loss": measured["loss"]}
     if training.config.checkpoint.keep_best and training.world.leads:
         with unwritten_told(training, "best.pt"):
             save_weights(training.folder, training.state)
@@ -271,11 +290,18 @@ def _seal(training: Training, outcome: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in state.model.parameters()),
         "norm_plan": plan.digest,
         "norm_sites": plan.counts,
+        "norm_policies": plan.policies,
+        "norms_kept": list(plan.kept),
         "ranks": world.size,
         "images_per_rank": training.shares,
         "images_per_statistic": images_per_statistic(state.model, training.config, training.shares),
         "device": world.device.type,
         "data_digest": training.data_digest,
+        "weights_sha256": training.weights_sha256,
+        # what predicting takes of the images, so that it needs none of them
+        "pixel_mean": list(training.pixel_mean),
+        "pixel_std": list(training.pixel_std),
+        "classes": list(training.classes),
     }
     training.writer.seal(summary)
     return summary

@@ -1,32 +1,43 @@
-"""Loss and accuracy of every image on its own, so that sums over ranks and batches are exact."""
+"""What an evaluation finds."""
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import math
+from dataclasses import dataclass
+from typing import Any
 
-from normhpc.config.training import LossConfig
+import numpy as np
+from numpy.typing import NDArray
 
-MEASURES = ("loss", "top1", "top5")
-"""Columns of :func:`per_image`."""
+from normhpc.config.data import Labels
 
+CHOSEN_BY: dict[Labels, str] = {"single": "top1", "multi": "map_macro"}
+"""The metric on ``val`` that decides which epoch is the best, by the kind of labels."""
 
-def summed_loss(logits: Tensor, labels: Tensor, loss: LossConfig) -> Tensor:
-    """The training loss summed over images: logits (N, K), labels (N,) -> () in fp32.
-
-    Cross entropy with smoothing s, of each image: -(1 - s) log p_y - s/K sum_k log p_k.
-    """
-    return F.cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=loss.label_smoothing)
+MOST_CONFUSED = 20
+"""Classes up to which a summary has the confusion of each with each."""
 
 
-def per_image(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N, 3) in float64: cross entropy without smoothing, 1 if the label is the top class, 1 if among the top five.
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was found on one split."""
 
-    An image counts as right when fewer than k other classes score at least as much as its label does (ties count
-    against it), so a network whose logits are all equal or NaN is right on none.
-    """
-    loss = F.cross_entropy(logits.float(), labels, reduction="none")
-    of_label = logits.gather(1, labels[:, None])
-    # NaN compares false: counted as a class that beats the label
-    rivals = (~(logits < of_label)).sum(dim=1) - 1
-    columns = [loss.double(), (rivals < 1).double(), (rivals < 5).double()]
-    return torch.stack(columns, dim=1)
+    metrics: dict[str, float]
+    """Under their names in ``metrics.jsonl``. NaN for what is not defined on these images."""
+    details: dict[str, Any]
+    """What only a summary has room for, as JSON values: results by class."""
+
+
+def macro(values: NDArray[np.float64], present: NDArray[np.bool_]) -> float:
+    """The mean of ``values`` (K,) over the classes that are ``present`` (K,), exactly rounded; NaN when none is."""
+    there = values[present]
+    return math.fsum(there.tolist()) / len(there) if len(there) else math.nan
+
+
+def f1(hits: NDArray[np.int64], truths: NDArray[np.int64], guesses: NDArray[np.int64]) -> NDArray[np.float64]:
+    """2 hits / (truths + guesses) by class, 0 for a class that is neither there nor ever predicted."""
+    found: NDArray[np.float64] = 2 * hits / np.maximum(truths + guesses, 1)
+    return found
+
+
+def by_class(values: NDArray[np.float64], present: NDArray[np.bool_]) -> list[float | None]:
+    """``values`` (K,) as JSON, None for a class that is not ``present``."""
+    return [value if there else None for value, there in zip(values.tolist(), present.tolist(), strict=True)]

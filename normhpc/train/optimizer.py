@@ -1,13 +1,19 @@
 """Parameters sorted by what may be done to them, and the optimizers over them."""
 
-import inspect
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from normhpc.config.training import Adam, AdamW, OptimConfig, Sgd
+from normhpc.config.training import Adam, AdamW, LrFactor, Muon, OptimConfig, Sgd
+from normhpc.errors import InputError, Problem
+from normhpc.models import classifier
 from normhpc.norms import ParamSpec
+from normhpc.train.muon import MuonAndAdamW
+from normhpc.train.plain import PlainAdam, PlainAdamW, PlainSgd
 
 
 @runtime_checkable
@@ -20,12 +26,20 @@ class DeclaresParameters(Protocol):
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
-    """Parameters in groups of equal weight decay and learning-rate factor, in the order of the model.
+    """Parameters in groups of equal weight decay, learning-rate factor and algorithm, in the order of the model.
 
-    With ``optim.decay`` "weights", decay spares what a module declares so in ``param_specs`` and every parameter
-    of fewer than two dimensions (biases, scalars); each group carries its ``lr_factor``.
+    With ``optim.decay`` "weights", decay spares what a module declares so in ``param_specs`` and what is no weight of a
+    convolution, linear layer or attention: biases, scalars, tokens, embeddings, tables of positions. The ``lr_factor`` of a group is the module's own times that of
+    ``optim.lr_factors``. ``matrices`` is true for what Muon takes: weights in that sense of at least two rows and
+    columns, but the classifier's; on all else its ``rest_lr`` is in the factor.
+
+    Raises :class:`InputError` for each pattern that fits no parameter.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    wanted = factors_by_name(list(names.values()), optim.lr_factors)
+    head = classifier(model)
+    of_head = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for module in model.modules():
         specs = module.param_specs() if isinstance(module, DeclaresParameters) else {}
@@ -34,45 +48,76 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
                 continue
             seen.add(id(parameter))
             spec = specs.get(name)
-            spared = not spec.decay if spec is not None else parameter.ndim < 2
+            spared = not spec.decay if spec is not None else not _is_weight(module, name, parameter)
             decay = 0.0 if spared and optim.decay == "weights" else optim.weight_decay
-            groups.setdefault((decay, spec.lr_factor if spec is not None else 1.0), []).append(parameter)
+            factor = (spec.lr_factor if spec is not None else 1.0) * wanted.get(names[id(parameter)], 1.0)
+            matrix = False
+            if isinstance(optim, Muon):
+                matrix = not spared and _is_matrix(parameter) and id(parameter) not in of_head
+                factor *= 1.0 if matrix else optim.rest_lr / optim.lr
+            groups.setdefault((matrix, decay, factor), []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "lr_factor": factor}
-        for (decay, factor), parameters in groups.items()
+        {"params": parameters, "weight_decay": decay, "lr_factor": factor, "matrices": matrix}
+        for (matrix, decay, factor), parameters in groups.items()
     ]
 
 
-Kind = TypeVar("Kind", bound=torch.optim.Optimizer)
+def _is_weight(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
+    """Whether inputs are multiplied by it and added up; for modules that say nothing of it themselves."""
+    return parameter.ndim >= 2 and name.endswith("weight") and not isinstance(module, nn.Embedding)
 
 
-def without_compiler(kind: type[Kind]) -> type[Kind]:
-    """``kind`` with plain methods instead of those that import ``torch._dynamo`` at their first call.
+def _is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether there is more than one row and column: else it is a vector, which has no directions to make equal."""
+    return parameter.ndim >= 2 and 1 < len(parameter) < parameter.numel()
 
-    That import only tells a compiler how to treat an optimizer that it is asked to trace, which is never done here,
-    and it takes longer than a small run trains. What else the wrappers do, turning gradients off, is kept.
+
+def factors_by_name(names: Sequence[str], wanted: Sequence[LrFactor]) -> dict[str, float]:
+    """The factor of each parameter that a pattern fits; where several do, the last one holds.
+
+    Raises :class:`InputError` for each pattern that fits none of ``names``.
     """
-    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return cast(type[Kind], type(kind.__name__, (kind,), methods))
-
-
-PlainSgd = without_compiler(torch.optim.SGD)
-PlainAdam = without_compiler(torch.optim.Adam)
-PlainAdamW = without_compiler(torch.optim.AdamW)
+    factors: dict[str, float] = {}
+    problems = []
+    for index, entry in enumerate(wanted):
+        fitting = [name for name in names if fnmatchcase(name, entry.parameters)]
+        factors |= dict.fromkeys(fitting, entry.factor)
+        if not fitting:
+            near = get_close_matches(entry.parameters, names, n=3, cutoff=0.5)
+            hint = f"near it: {', '.join(near)}" if near else f"the network has {', '.join(names[:3])}, ..."
+            message = f"expected a pattern that fits a parameter of the network, got {entry.parameters!r}; {hint}"
+            problems.append(Problem(message, path=f"optim.lr_factors[{index}].parameters"))
+    if problems:
+        raise InputError(problems)
+    return factors
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer that ``optim`` names over all parameters of ``model``."""
+    """The optimizer that ``optim`` names over all parameters of ``model``.
+
+    Raises :class:`InputError` for patterns in ``optim.lr_factors`` that fit no parameter.
+    """
     groups = parameter_groups(model, optim)
     match optim:
         case Sgd():
-            return PlainSgd(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
+            sgd = PlainSgd(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=True)
+            if optim.momentum:
+                # Otherwise torch makes them at the first step without filling them, and an fp16 step that overflows
+                # leaves that to nobody. From zero the first update is the gradient all the same.
+                for parameter in model.parameters():
+                    sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            return sgd
         case Adam():
             return PlainAdam(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
         case AdamW():
             return PlainAdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+        case Muon():
+            return MuonAndAdamW(groups, optim)
+
+
+def peak_lr(optim: OptimConfig, batch_size: int) -> float:
+    """``lr``, or ``lr`` x ``batch_size`` / ``lr_batch_size`` where the latter is given (Goyal et al. 2017)."""
+    return optim.lr if optim.lr_batch_size is None else optim.lr * batch_size / optim.lr_batch_size
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,6 +1,8 @@
 """From a configuration to a training that is ready to start."""
 
+import hashlib
 import platform
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -9,17 +11,27 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import models
 from normhpc.config import RunConfig
-from normhpc.data import Batches, ImageData, ImageSplit, rank_share, step_seed
+from normhpc.config.training import LayerProbes as LayerProbesConfig
+from normhpc.data import Batches, ImageData, ImageSplit, centre_and_scale, rank_share, step_seed
+from normhpc.errors import InputError, Problem
 from normhpc.norms import Norm
+from normhpc.train.average import WeightAverage
+from normhpc.train.gradients import gradient_rules
 from normhpc.train.optimizer import build_optimizer
 from normhpc.train.precision import gradient_scaler
+from normhpc.train.probes import LayerProbes, check_classifier
 from normhpc.train.state import TrainState
 from normhpc.train.world import World
 
 
 def build_state(config: RunConfig, world: World) -> TrainState:
-    """The network with seeded weights, its optimizer and everything else, on this rank's device."""
+    """The network with seeded weights, its optimizer and everything else, on this rank's device.
+
+    Raises :class:`~normhpc.errors.InputError` for what the network cannot take.
+    """
     model = models.build(config).to(world.device)
+    if config.model.deterministic and world.device.type == "cuda":
+        refuse_nondeterministic_pools(model)
     if config.model.channels_last:
         model = model.to(memory_format=torch.channels_last)
     forward: nn.Module = model
@@ -32,27 +44,61 @@ def build_state(config: RunConfig, world: World) -> TrainState:
             gradient_as_bucket_view=True,
             forward_sync_buffers=False,  # running statistics are merged exactly where they are used
         )
+    average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay is not None else None
+    post_steps = [module.post_step for module in model.modules() if isinstance(module, Norm) and module.has_post_step()]
     return TrainState(
         model=model,
         forward=forward,
         optimizer=build_optimizer(model, config.optim),
         scaler=gradient_scaler(config.precision, world.device),
-        post_steps=tuple(
-            module.post_step for module in model.modules() if isinstance(module, Norm) and module.has_post_step()
-        ),
+        gradient_rules=gradient_rules(model, config.optim),
+        post_steps=(*post_steps, *([average.update] if average is not None else [])),
+        average=average,
+        probes=layer_probes(model, config, world),
     )
+
+
+def layer_probes(model: nn.Module, config: RunConfig, world: World) -> LayerProbes | None:
+    """What measures the layers of ``model``, if this rank does.
+
+    Raises :class:`~normhpc.errors.InputError` when features are asked of a network that does not give any.
+    """
+    probes = config.probes
+    if not isinstance(probes, LayerProbesConfig):
+        return None
+    if probes.feature_quantiles:
+        check_classifier(model, config.model.name)
+    return LayerProbes(model, probes.measures, probes.every_steps) if probes.measures and world.leads else None
+
+
+def refuse_nondeterministic_pools(model: nn.Module) -> None:
+    """Raise :class:`InputError` where a GPU has no deterministic gradient for a layer of ``model``.
+
+    So for adaptive pooling to more than one pixel, as in VGG and AlexNet; to one it is a mean.
+    """
+    pools = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1))
+    ]
+    if pools:
+        message = (
+            f"true, but torch has no deterministic gradient on GPUs for the adaptive pooling of {', '.join(pools)}; "
+            "set model.deterministic: false"
+        )
+        raise InputError(Problem(message, path="model.deterministic"))
 
 
 def build_batches(config: RunConfig, data: ImageData, split: ImageSplit, world: World, *, train: bool) -> Batches:
     """``split`` on this rank's device; augmented only for training."""
     return Batches(
         split,
-        data.mean,
-        data.std,
+        *centre_and_scale(data, config.data.normalize),
         device=world.device,
         augment=config.augment if train else None,
         seed=config.seed,
         channels_last=config.model.channels_last,
+        resize=config.data.resize,
     )
 
 
@@ -62,6 +108,26 @@ def seed_step(seed: int, step: int, world: World) -> None:
     torch.default_generator.manual_seed(value)
     if world.device.type == "cuda":
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(value)
+
+
+def shares_of(batch_size: int, ranks: int) -> list[int]:
+    """Images of a global batch that each of so many ranks takes."""
+    slices = [rank_share(batch_size, rank, ranks) for rank in range(ranks)]
+    return [part.stop - part.start for part in slices]
+
+
+def check_shares(config: RunConfig, ranks: int, file: str = "") -> None:
+    """Raise :class:`InputError`, with ``file`` as its place, unless each micro-batch of each rank has an image."""
+    least = ranks * config.optim.accumulate
+    if config.batch_size < least:
+        raise InputError(
+            Problem(
+                f"expected at least {least} images, one for each of {config.optim.accumulate} micro-batches on "
+                f"{ranks} ranks, got {config.batch_size}",
+                path="batch_size",
+                file=file,
+            )
+        )
 
 
 def images_per_statistic(model: nn.Module, config: RunConfig, shares: list[int]) -> list[int] | None:
@@ -76,6 +142,15 @@ def images_per_statistic(model: nn.Module, config: RunConfig, shares: list[int])
         sizes = [[sum(piece) for piece in zip(*sizes, strict=True)]]
     behind = {size for slot in slots for rank in sizes for share in rank for size in slot.images_per_statistic(share)}
     return sorted(behind, reverse=True)
+
+
+def weights_sha256(config: RunConfig) -> str | None:
+    """SHA-256, in hex, of the file that the network's weights come from; None where they are fresh."""
+    weights = getattr(config.model, "weights", None)
+    if weights is None:
+        return None
+    with Path(weights).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def machine_facts(world: World) -> dict[str, Any]:

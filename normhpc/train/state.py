@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from normhpc.train.average import WeightAverage
+from normhpc.train.probes.layers import LayerProbes
+
 
 @dataclass(slots=True)
 class Clock:
@@ -45,8 +48,14 @@ class Position:
     """Finished steps of the current epoch."""
     updates: int = 0
     """Optimizer updates applied since the start; fp16 leaves out steps whose gradients overflowed."""
+    lowest_val_loss: float = math.inf
+    """What a plateau schedule compares with; it alone sets these three."""
+    epochs_without_fall: int = 0
+    """Epochs in a row whose ``val`` loss was not enough below the lowest."""
+    lr_drops: int = 0
+    """How often a plateau has lowered the learning rate."""
     best: dict[str, float] = field(default_factory=dict)
-    """Epoch (counted from 1) with the best ``val`` top1 so far, and its metrics."""
+    """Epoch (counted from 1) with the best ``val`` top1 (map_macro for several labels) so far, and its metrics."""
     final: dict[str, float] = field(default_factory=dict)
     """The newest metrics, under their names in tables (``val_top1``)."""
 
@@ -58,7 +67,7 @@ class EpochSums:
     loss: float = 0.0
     """Sum of the losses of single images."""
     top1: int = 0
-    """Images whose label was the top class."""
+    """Images whose own label was the top class; 0 where images have several labels."""
     images: int = 0
 
 
@@ -71,7 +80,7 @@ class Measured(NamedTuple):
     logits: Tensor
     """(N, classes)."""
     labels: Tensor
-    """(N,) int64."""
+    """(N,) int64 or (N, K) uint8: the images' own, also where the loss saw mixed ones."""
 
 
 @dataclass(slots=True)
@@ -84,8 +93,16 @@ class TrainState:
     """What a training step calls: ``model``, compiled and wrapped as the run asks."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    gradient_rules: tuple[Callable[[], None], ...] = ()
+    """What is done to the gradients of the whole batch before every update."""
     post_steps: tuple[Callable[[], None], ...] = ()
-    """What the norms do after every update."""
+    """What follows every update: the norms' own rules, then the average of the weights."""
+    average: WeightAverage | None = None
+    """What is evaluated in place of the weights."""
+    lr: float = 0.0
+    """Learning rate of the newest step, without the factors of single parameters."""
+    probes: LayerProbes | None = None
+    """What measures the layers, on rank 0 of a run that asks for it."""
     sums: EpochSums = field(default_factory=lambda: EpochSums())
     pending: list[Measured] = field(default_factory=list)
     """Measurements of the newest steps, still on the device and not yet in ``sums``."""
@@ -107,19 +124,24 @@ class TrainState:
             self.sums.images += len(measured.labels)
             if self.first_bad_step is None and not math.isfinite(loss):
                 self.first_bad_step = measured.step
-        logits, labels = (torch.cat(parts) for parts in zip(*((m.logits, m.labels) for m in self.pending), strict=True))
-        self.sums.top1 += int((logits.argmax(dim=1) == labels).sum())
+        if self.pending[0].labels.ndim == 1:
+            logits, labels = (
+                torch.cat(parts) for parts in zip(*((m.logits, m.labels) for m in self.pending), strict=True)
+            )
+            self.sums.top1 += int((logits.argmax(dim=1) == labels).sum())
         self.pending.clear()
 
     def shared(self) -> dict[str, Any]:
         """What is equal on all ranks, as values that ``torch.load(weights_only=True)`` accepts."""
         position, clock = self.position, self.clock
+        average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": dataclasses.asdict(position),
             "clock": dataclasses.asdict(clock),
+            **average,
         }
 
     def restore_shared(self, saved: dict[str, Any]) -> None:
@@ -127,5 +149,7 @@ class TrainState:
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         self.position = Position(**saved["position"])
         self.clock = Clock(**saved["clock"])

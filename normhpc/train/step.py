@@ -8,9 +8,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc.config import RunConfig
 from normhpc.data import Batches, rank_share
-from normhpc.train.metrics import summed_loss
-from normhpc.train.optimizer import set_lr
+from normhpc.train.losses import summed_loss
+from normhpc.train.optimizer import peak_lr, set_lr
 from normhpc.train.precision import autocast
+from normhpc.train.probes import Reading
 from normhpc.train.schedule import lr_factor
 from normhpc.train.state import Measured, TrainState
 from normhpc.train.world import World
@@ -26,24 +27,28 @@ def train_step(
     unequal the shares are. Nothing here waits for the device, except that fp16 reads the scaler's verdict.
     """
     position = state.position
-    set_lr(
-        state.optimizer,
-        config.optim.lr * lr_factor(config.schedule, position.updates, updates_per_epoch, config.epochs),
+    state.lr = peak_lr(config.optim, config.batch_size) * lr_factor(
+        config.schedule, position.updates, updates_per_epoch, config.epochs, position.lr_drops
     )
+    set_lr(state.optimizer, state.lr)
     # Here and not after the update: gradients that stay until now keep glibc from handing the heap back to the
     # system between steps, only to fault it in again (a tenth of the time of a ResNet-20 on a CPU).
     state.optimizer.zero_grad(set_to_none=True)
-    share = rows[rank_share(len(rows), world.rank, world.size)]
+    share = rank_share(len(rows), world.rank, world.size)
     pieces = config.optim.accumulate
+    step = position.epoch * updates_per_epoch + position.step
     for piece in range(pieces):
-        images, labels = batches.train(share[rank_share(len(share), piece, pieces)], position.epoch)
-        with _synchronized(state, last=piece == pieces - 1):
+        part = rank_share(share.stop - share.start, piece, pieces)
+        part = slice(share.start + part.start, share.start + part.stop)
+        images, labels, targets = batches.train(rows, position.epoch, position.step, part)
+        with _synchronized(state, last=piece == pieces - 1), _measuring(state, step, piece, len(images)) as reading:
             with autocast(config.precision, world.device):
                 logits = state.forward(images)
-                loss = summed_loss(logits, labels, config.loss)
+                loss = summed_loss(logits, targets, config.loss)
+            if reading is not None:
+                reading.watch(loss)
             # the factor goes in as the gradient to start from: one kernel instead of a product and its derivative
             torch.autograd.backward(state.scaler.scale(loss), torch.full_like(loss, world.size / len(rows)))
-        step = position.epoch * updates_per_epoch + position.step
         state.pending.append(Measured(step, loss.detach(), logits.detach(), labels))
     if _apply_gradients(state):
         position.updates += 1
@@ -57,8 +62,21 @@ def _synchronized(state: TrainState, *, last: bool) -> contextlib.AbstractContex
     return state.forward.no_sync()
 
 
+def _measuring(
+    state: TrainState, step: int, piece: int, images: int
+) -> contextlib.AbstractContextManager[Reading | None]:
+    """Probes look at the first micro-batch."""
+    if state.probes is None or piece > 0:
+        return contextlib.nullcontext()
+    return state.probes.measuring(step, images)
+
+
 def _apply_gradients(state: TrainState) -> bool:
-    """Step the optimizer and the norms' own rules; False when fp16 gradients overflowed and the step was left out."""
+    """Step the optimizer and what follows it; False when fp16 gradients overflowed and the step was left out."""
+    if state.gradient_rules:
+        state.scaler.unscale_(state.optimizer)  # penalties and limits are about the gradients themselves
+        for rule in state.gradient_rules:
+            rule()
     if state.scaler.is_enabled():
         before = state.scaler.get_scale()
         state.scaler.step(state.optimizer)

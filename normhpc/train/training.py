@@ -8,22 +8,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import data as image_data
 from normhpc.config import RunConfig
-from normhpc.data import Batches, rank_share
+from normhpc.config.training import LayerProbes, Plateau
+from normhpc.data import Batches, order, rank_share
 from normhpc.errors import InputError, Problem
-from normhpc.norms import merged_running_statistics, running_statistics
+from normhpc.norms import pooled_statistics, running_statistics
 from normhpc.record import RecordWriter, RunFolder, RunInfo
 from normhpc.train.checkpoint import load_checkpoint, save_checkpoint
-from normhpc.train.metrics import summed_loss
+from normhpc.train.losses import summed_loss
 from normhpc.train.precision import autocast
+from normhpc.train.probes import ProbeRecorder
 from normhpc.train.setup import (
     build_batches,
     build_state,
+    check_shares,
     images_per_statistic,
     machine_facts,
+    shares_of,
+    weights_sha256,
 )
 from normhpc.train.state import TrainState
 from normhpc.train.stop import Agreement, StopRequest
@@ -43,9 +49,17 @@ class Training:
     val: Batches
     test: Batches
     data_digest: str
+    weights_sha256: str | None
+    pixel_mean: tuple[float, ...]
+    """Mean of each channel of the training images, in 0..1 units."""
+    pixel_std: tuple[float, ...]
+    """Standard deviation (biased) of each channel of the training images, in 0..1 units."""
+    classes: tuple[str, ...]
+    """Name of each label."""
     writer: RecordWriter | None
     stop: StopRequest
     agreement: Agreement
+    probes: ProbeRecorder = field(init=False)
     epochs_before: int = 0
     """Epochs that earlier attempts finished."""
     epoch_seconds: float = 0.0
@@ -55,17 +69,31 @@ class Training:
     counted_until: float = 0.0
     """The ``perf_counter`` up to which the clock's ``epoch_seconds`` are counted."""
 
+    def __post_init__(self) -> None:
+        self.probes = ProbeRecorder(
+            self.folder,
+            self.config,
+            self.world,
+            self.state.probes,
+            steps_per_epoch=self.steps_per_epoch,
+            images_per_rank=self.shares,
+        )
+
     @property
     def steps_per_epoch(self) -> int:
-        """Whole global batches in the training images; the rest, other images each epoch, is left out."""
+        """Whole global batches in the training images; the rest is left out, other images each epoch if shuffled."""
         return len(self.train) // self.config.batch_size
+
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        """The training images in the order in which ``epoch`` takes them."""
+        if self.config.data.order == "stored":
+            return np.arange(len(self.train))
+        return order(len(self.train), self.config.seed, epoch)
 
     @property
     def shares(self) -> list[int]:
         """Images of a global batch that each rank takes."""
-        ranks = range(self.world.size)
-        slices = [rank_share(self.config.batch_size, rank, self.world.size) for rank in ranks]
-        return [part.stop - part.start for part in slices]
+        return shares_of(self.config.batch_size, self.world.size)
 
     def tick(self) -> None:
         """Add the wall time since the last call to the run's clock."""
@@ -82,21 +110,28 @@ class Training:
 def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, writer: RecordWriter | None) -> Training:
     """Load the images, build the network and take up the newest checkpoint.
 
-    Raises :class:`InputError` when the batch does not fit the images or the ranks.
+    Raises :class:`InputError` when the batch does not fit the images or the ranks, or the schedule or the learning
+    rates of single layers not the images or the network.
     """
     config = info.config
     images = image_data.load(config.data)
     _check_batch(config, len(images.train), world.size, str(folder.run_json))
+    _check_val(config, len(images.val), str(folder.run_json))
+    state = build_state(config, world)
     training = Training(
         folder=folder,
         run_id=info.run_id,
         config=config,
         world=world,
-        state=build_state(config, world),
+        state=state,
         train=build_batches(config, images, images.train, world, train=True),
         val=build_batches(config, images, images.val, world, train=False),
         test=build_batches(config, images, images.test, world, train=False),
         data_digest=images.digest,
+        weights_sha256=weights_sha256(config) if world.leads else None,
+        pixel_mean=images.mean,
+        pixel_std=images.std,
+        classes=images.classes,
         writer=writer,
         stop=stop,
         agreement=Agreement(world),
@@ -105,6 +140,7 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
     _settle_buckets(training)
     position = training.state.position
     training.epochs_before = position.epoch
+    training.probes.go_on_from(epoch=position.epoch, step=position.step)
     pids = world.gather(os.getpid())
     training.tell(
         "resumed" if resumed else "started",
@@ -115,6 +151,7 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
         images_per_rank=training.shares,
         images_per_statistic=images_per_statistic(training.state.model, config, training.shares),
         data_digest=images.digest,
+        weights_sha256=training.weights_sha256,
     )
     return training
 
@@ -132,9 +169,9 @@ def _settle_buckets(training: Training) -> None:
     buffers = {name: value.clone() for name, value in state.model.named_buffers()}
     rows = np.arange(training.shares[world.rank])
     rows = rows[rank_share(len(rows), 0, training.config.optim.accumulate)]  # a micro-batch, as in every step
-    images, labels = training.train.train(rows, epoch=0)
+    images, _, targets = training.train.train(rows, epoch=0)
     with autocast(training.config.precision, world.device):
-        loss = summed_loss(state.forward(images), labels, training.config.loss)
+        loss = summed_loss(state.forward(images), targets, training.config.loss)
     torch.autograd.backward(loss)
     state.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
@@ -151,16 +188,24 @@ def _check_batch(config: RunConfig, rows: int, ranks: int, file: str) -> None:
                 file=file,
             )
         )
-    least = ranks * config.optim.accumulate
-    if config.batch_size < least:
-        raise InputError(
-            Problem(
-                f"expected at least {least} images, one for each of {config.optim.accumulate} micro-batches on "
-                f"{ranks} ranks, got {config.batch_size}",
-                path="batch_size",
-                file=file,
-            )
+    check_shares(config, ranks, file)
+
+
+def _check_val(config: RunConfig, rows: int, file: str) -> None:
+    if rows > 0:
+        return
+    if isinstance(config.schedule, Plateau):
+        message = (
+            f"plateau follows the val loss, but no image of {config.data.name} is held out; "
+            "raise data.val_fraction or use another schedule"
         )
+        raise InputError(Problem(message, path="schedule", file=file))
+    if isinstance(config.probes, LayerProbes) and config.probes.feature_quantiles:
+        message = (
+            f"features are those of the val images, but no image of {config.data.name} is held out; "
+            "raise data.val_fraction or leave it out"
+        )
+        raise InputError(Problem(message, path="probes.feature_quantiles", file=file))
 
 
 def save(training: Training) -> bool:
@@ -170,12 +215,19 @@ def save(training: Training) -> bool:
     and a later one may succeed.
     """
     training.tick()
+    write_probes(training)
     saved = False
     with unwritten_told(training, "checkpoint"):
         save_checkpoint(training.folder, training.run_id, training.state, training.world)
         saved = True
     training.last_save = time.monotonic()
     return saved
+
+
+def write_probes(training: Training, *, before_step: int | None = None) -> None:
+    """Bring what the probes measured into the record, without what was measured at ``before_step`` or later."""
+    with unwritten_told(training, "probes.h5"):
+        training.probes.write(before_step=before_step)
 
 
 @contextlib.contextmanager
@@ -198,6 +250,14 @@ def save_due(training: Training) -> bool:
 
 
 @contextlib.contextmanager
+def as_evaluated(training: Training) -> Iterator[None]:
+    """The network as it is evaluated and kept: averaged weights where the run asks for them, merged statistics."""
+    average = training.state.average
+    with contextlib.nullcontext() if average is None else average.in_place_of_weights(), merged_statistics(training):
+        yield
+
+
+@contextlib.contextmanager
 def merged_statistics(training: Training) -> Iterator[None]:
     """Evaluate with the running statistics of all ranks: swapped in, and each rank's own put back afterwards.
 
@@ -210,13 +270,8 @@ def merged_statistics(training: Training) -> Iterator[None]:
         return
     kept = {name: value.clone() for name, value in own.items()}
     weights = torch.tensor(training.shares, device=training.world.device)
-    gathered = gather_statistics(own, training.world)
-    for slot in sorted({name.rpartition(".")[0] for name in own}):
-        prefix = f"{slot}." if slot else ""
-        mean_name, variance_name = f"{prefix}running_mean", f"{prefix}running_var"
-        mean, variance = merged_running_statistics(gathered[mean_name], gathered[variance_name], weights)
-        own[mean_name].copy_(mean)
-        own[variance_name].copy_(variance)
+    for name, value in pooled_statistics(gather_statistics(own, training.world), weights).items():
+        own[name].copy_(value)
     try:
         yield
     finally:

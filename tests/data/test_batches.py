@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import functional
 
 from normhpc.config.training import NoAugment, StandardAugment
 from normhpc.data import Batches, ImageSplit, draws, order, rank_share
@@ -58,9 +59,10 @@ def test_augmented_pixels_are_exactly_those_of_the_reference(augment, channels, 
     batches = batches_of(split, augment, (0.0,) * 3, (1 / 255,) * 3, channels_last=channels_last)
     for epoch in (0, 3):
         rows = order(len(split), 5, epoch)[:33]
-        x, y = batches.train(rows, epoch)
+        x, y, targets = batches.train(rows, epoch)
         assert np.array_equal(x.numpy(), reference(split, augment, rows, epoch, seed=1))
         assert torch.equal(y, split.labels[torch.from_numpy(rows)])
+        assert targets is y
         layout = torch.channels_last if channels_last else torch.contiguous_format
         assert x.is_contiguous(memory_format=layout)
 
@@ -80,14 +82,14 @@ def test_evaluation_gives_the_rows_as_they_are(augment):
 
 def test_the_padding_is_black():
     split = ImageSplit(torch.full((200, 4, 4, 1), 255, dtype=torch.uint8), torch.zeros(200, dtype=torch.int64))
-    x, _ = batches_of(split, StandardAugment(crop_padding=2), (0.5,), (0.5,)).train(np.arange(200), 0)
+    x, *_ = batches_of(split, StandardAugment(crop_padding=2), (0.5,), (0.5,)).train(np.arange(200), 0)
     assert set(x.unique().tolist()) == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7, 8])
 def test_an_image_is_the_same_on_every_rank_in_every_batch_and_after_resuming(world):
     split = split_of()
-    whole, _ = batches_of(split, StandardAugment()).train(np.arange(40), epoch=2)
+    whole, *_ = batches_of(split, StandardAugment()).train(np.arange(40), epoch=2)
     rows = order(40, 1, 2)
     seen = []
     for rank in range(world):
@@ -95,7 +97,7 @@ def test_an_image_is_the_same_on_every_rank_in_every_batch_and_after_resuming(wo
         for start in (32, 0, 16):
             global_batch = rows[start : start + 16]
             share = global_batch[rank_share(len(global_batch), rank, world)]
-            x, _ = batches.train(share, epoch=2)
+            x, *_ = batches.train(share, epoch=2)
             assert torch.equal(x, whole[torch.from_numpy(share)])
             seen.extend(share.tolist())
     assert sorted(seen) == list(range(40))
@@ -117,7 +119,7 @@ def test_every_place_and_both_sides_are_drawn_evenly():
     batches = batches_of(
         ImageSplit(pixel, torch.zeros(8100, dtype=torch.int64)), StandardAugment(crop_padding=1), (0.0,), (1 / 255,)
     )
-    x, _ = batches.train(rows, 0)
+    x, *_ = batches.train(rows, 0)
     places = x.sum(0).flatten()
     # 9 crops times 2 sides, each expected 450 times; columns 0 to 2 and, mirrored, 2 to 4, so 2 has both.
     expected = torch.tensor([[0, 0, 0, 0, 0], *[[1, 1, 2, 1, 1]] * 3, [0, 0, 0, 0, 0]]).flatten() * 450.0
@@ -125,7 +127,7 @@ def test_every_place_and_both_sides_are_drawn_evenly():
 
 
 def test_no_rows_give_an_empty_batch():
-    x, y = batches_of(split_of(), StandardAugment()).train(np.arange(0), 0)
+    x, y, _ = batches_of(split_of(), StandardAugment()).train(np.arange(0), 0)
     assert x.shape == (0, 3, 8, 7)
     assert y.shape == (0,)
 
@@ -143,3 +145,19 @@ def test_other_dtypes_are_rounded_once(dtype):
     x, _ = batches_of(split, None, dtype=dtype).evaluate(0, 40)
     assert x.dtype == dtype
     torch.testing.assert_close(x, exact.to(dtype), rtol=2**-8 if dtype == torch.bfloat16 else 0, atol=0)
+
+
+@pytest.mark.parametrize("side", [5, 21])
+def test_resized_images_are_torchvisions(side):
+    split = split_of()
+    batches = batches_of(split, StandardAugment(), (0.0,) * 3, (1 / 255,) * 3, resize=side)
+    plain = batches_of(split, StandardAugment(), (0.0,) * 3, (1 / 255,) * 3)
+    rows = np.arange(30)
+    for resized, stored in (
+        (batches.train(rows, 2).images, plain.train(rows, 2).images),
+        (batches.evaluate(3, 9)[0], plain.evaluate(3, 9)[0]),
+    ):
+        expected = functional.resize(stored.round().to(torch.uint8), [side, side], antialias=True).float()
+        difference = (resized - expected).abs()
+        assert difference.max() <= 1.001  # an exact half may be rounded either way
+        assert (difference > 0.5).float().mean() < 0.02

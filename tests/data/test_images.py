@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from normhpc.config.data import Digits, Synthetic
 from normhpc.data import READERS, ImageSplit, load
-from normhpc.data.images import HELD_OUT_SEED, channel_statistics, digest_of, hold_out
+from normhpc.data.images import HELD_OUT_SEED, centre_and_scale, channel_statistics, digest_of, hold_out
 
 
 def key(row):
@@ -85,6 +85,49 @@ def test_synthetic_images_are_a_function_of_the_row():
     assert len(rows.unique(dim=0)) == 307
 
 
+def test_synthetic_images_of_several_labels():
+    one = load(Synthetic(images=2000, num_classes=6))
+    many = load(Synthetic(images=2000, num_classes=6, multi_label=True))
+    labels = many.train.labels
+    assert (labels.dtype, labels.shape) == (torch.uint8, (1800, 6))
+    assert (len(many.val), len(many.test)) == (200, 256)
+    assert torch.equal(many.train.images, one.train.images)
+    assert set(labels.unique().tolist()) == {0, 1}
+    # a quarter each, independent of one another
+    assert (labels.double().mean(dim=0) - 0.25).abs().max() < 4 * (0.25 * 0.75 / 1800) ** 0.5
+    assert np.abs(np.corrcoef(labels.numpy(), rowvar=False) - np.eye(6)).max() < 4 / 1800**0.5
+    small = load(Synthetic(images=10, num_classes=4, multi_label=True, val_fraction=0.0))
+    large = load(Synthetic(images=300, num_classes=6, multi_label=True, val_fraction=0.0))
+    assert torch.equal(large.train.labels[:10, :4], small.train.labels)
+    # written down: a change would mix results of before and after
+    assert small.train.labels[:3].tolist() == FIRST_LABELS
+
+
+FIRST_LABELS = [[0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_several_labels_are_held_out_with_their_images_and_have_a_digest():
+    whole = load(Synthetic(images=50, multi_label=True, val_fraction=0.0))
+    data = load(Synthetic(images=50, multi_label=True, val_fraction=0.2))
+    kept, held_out = hold_out(50, 10, HELD_OUT_SEED)
+    assert torch.equal(data.train.labels, whole.train.labels[torch.from_numpy(kept)])
+    assert torch.equal(data.val.labels, whole.train.labels[torch.from_numpy(held_out)])
+    assert data.digest == whole.digest
+    images = torch.zeros(2, 2, 2, 1, dtype=torch.uint8)
+    splits = [
+        ImageSplit(images, torch.tensor(labels, dtype=torch.uint8)) for labels in ([[0, 1], [0, 0]], [[0, 1, 0, 0]])
+    ]
+    splits.append(ImageSplit(images, torch.tensor([[0, 1], [1, 0]], dtype=torch.uint8)))
+    assert len({digest_of(split) for split in splits}) == 3
+
+
+def test_what_normalization_takes_from_the_images():
+    data = load(Synthetic(images=20, channels=2))
+    assert centre_and_scale(data, "channel") == (data.mean, data.std)
+    assert centre_and_scale(data, "mean") == (data.mean, (1.0, 1.0))
+    assert centre_and_scale(data, "half") == ((0.5, 0.5), (0.5, 0.5))
+
+
 def test_synthetic_images_are_uniform_and_ignore_random_states():
     torch.manual_seed(1)
     data = load(Synthetic(images=1000, num_classes=4))
@@ -104,5 +147,5 @@ def test_configuration_and_reader_agree_on_names(config):
         data = load(config())
         assert len(data.classes) == config().classes()
         height, width, channels = data.train.images.shape[1:]
-        assert (channels, height, width) == config().image_shape()
+        assert (channels, height, width) == config().stored_shape()
         assert data.name == config().name

@@ -32,7 +32,7 @@ UNEVEN = {
     "batch_size": 65,
     "epochs": 3,
     "optim": {"lr": 0.1},
-    "augment": {"name": "standard", "crop_padding": 1},
+    "augment": {"name": "standard", "crop_padding": 1, "rotation_degrees": 10, "mixup_alpha": 0.2, "cutmix_alpha": 1.0},
 }
 """65 images a step: 32 and 33 on two ranks.
 
@@ -117,6 +117,24 @@ def test_stopped_by_sigterm_and_resumed(tmp_path, undisturbed, stopped):
     assert not torch.equal(own, other)
     train_on_ranks(folder, 2)
     assert outcome(folder) == undisturbed
+
+
+def test_a_recipe_stopped_and_resumed(tmp_path):
+    """Momentum in bf16 products, an average, a schedule with a memory: each rank takes them from the one checkpoint."""
+    recipe = {
+        "optim": {"name": "muon", "ema_decay": 0.9, "clip_norm": 0.5, "l1": 1e-5},
+        "schedule": {"name": "plateau", "patience": 0, "threshold": 0.2, "factor": 0.5},
+        "epochs": 6,
+    }
+    whole, cut = new_run(tmp_path / "whole", LONG, recipe), new_run(tmp_path / "cut", LONG, recipe)
+    train_on_ranks(whole, 2)
+    ranks = start_ranks(cut, 2)
+    wait_for_progress(cut, ranks[0])
+    os.kill(ranks[1].pid, signal.SIGTERM)
+    assert exit_codes(ranks) == [INTERRUPTED, INTERRUPTED], cut.log.read_text()
+    train_on_ranks(cut, 2)
+    assert outcome(cut) == outcome(whole)
+    assert len({row["lr"] for place, row in metrics(whole).items() if place[2] == "train"}) > 1
 
 
 def test_a_killed_rank_takes_the_other_down_within_a_minute(tmp_path, undisturbed):

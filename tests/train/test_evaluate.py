@@ -5,12 +5,23 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.evaluations import BLOCKS, CONFIG, SHARES, digits, evaluated, network, own_statistics
+from sklearn.metrics import average_precision_score
+from support.evaluations import (
+    BLOCKS,
+    CONFIG,
+    SEVERAL,
+    SHARES,
+    digits,
+    digits_of_several_labels,
+    evaluated,
+    network,
+    own_statistics,
+)
 from support.ranks import run_on_ranks
 from support.steps import ALONE
 
 from normhpc.train import evaluate as module
-from normhpc.train.evaluate import BLOCK, evaluate
+from normhpc.train.evaluate import BLOCK, assess, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +51,20 @@ def test_against_a_plain_loop_in_float64():
     assert 0.05 < measured["top1"] < measured["top5"] < 0.9
 
 
+def test_several_labels_against_scikit_learn():
+    batches, model = digits_of_several_labels(), network()
+    images, labels = batches.evaluate(0, len(batches))
+    with torch.no_grad():
+        logits = model.eval()(images)
+    found = assess(model, batches, SEVERAL, ALONE)
+    aps = average_precision_score(labels[:, :9], logits[:, :9], average=None)
+    assert found.metrics["map_macro"] == pytest.approx(aps.mean(), rel=1e-6)
+    assert found.metrics["map_micro"] == pytest.approx(average_precision_score(labels, logits, average="micro"))
+    assert found.details["class_ap"] == [*(pytest.approx(ap, rel=1e-6) for ap in aps), None]
+    assert found.details["absent_classes"] == 1
+    assert evaluate(model, batches, SEVERAL, ALONE) == found.metrics
+
+
 def test_blocks_do_not_matter_but_for_rounding(monkeypatch):
     whole = evaluate(network(), digits(), CONFIG, ALONE)
     monkeypatch.setattr(module, "BLOCK", 7)
@@ -59,9 +84,11 @@ def test_leaves_the_network_as_it_was():
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_the_same_bits_on_several_ranks(on_ranks, world):
-    expected = on_ranks[1][0]["metrics"]
-    assert [rank["metrics"] for rank in on_ranks[world]] == [expected] * world
+@pytest.mark.parametrize("what", ["metrics", "details", "several", "several_details"])
+def test_the_same_bits_on_several_ranks(on_ranks, world, what):
+    """Three blocks of images, the last one short: ranks have unequal shares."""
+    expected = on_ranks[1][0][what]
+    assert [rank[what] for rank in on_ranks[world]] == [expected] * world
 
 
 def test_running_statistics_of_ranks_are_pooled_exactly(on_ranks):

@@ -1,20 +1,36 @@
 """A run from its folder to its sealed record."""
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
-from support.trainings import TINY, StopAfter, events, metrics, new_run, outcome, warnings_told, weights
+import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix, recall_score
+from support.trainings import (
+    TINY,
+    StopAfter,
+    events,
+    metrics,
+    new_run,
+    outcome,
+    train_in_pieces,
+    warnings_told,
+    weights,
+)
 
 from normhpc import data as image_data
 from normhpc import models
+from normhpc.data import Batches, ImageSplit, order
 from normhpc.errors import BusyError, DataError, InputError
 from normhpc.record import read_status
 from normhpc.record.journal import read_journal
-from normhpc.train import Interrupted, StopRequest, loop, run
+from normhpc.results import load_runs
+from normhpc.train import Interrupted, StopRequest, loop, run, step
 from normhpc.train.evaluate import evaluate
 from normhpc.train.setup import build_batches
 from normhpc.train.world import World
@@ -23,9 +39,16 @@ ALONE = World(0, 1, torch.device("cpu"))
 WILD = {"norm": "none", "optim": {"lr": 1e30}, "schedule": "constant"}
 SUMMARY_KEYS = {
     *("run_id", "state", "final", "best", "epochs", "steps", "seconds", "seconds_per_epoch", "images_per_second"),
-    *("peak_memory_mb", "parameters", "norm_plan", "norm_sites", "ranks", "images_per_rank"),
-    *("images_per_statistic", "device", "data_digest", "metrics"),
+    *("peak_memory_mb", "parameters", "norm_plan", "norm_sites", "norm_policies", "norms_kept"),
+    *("ranks", "images_per_rank"),
+    *("images_per_statistic", "device", "data_digest", "weights_sha256", "pixel_mean", "pixel_std", "classes"),
+    *("metrics", "class_accuracy", "absent_classes", "confusion"),
 }
+MEASURES = ("loss", "top1", "top5", "f1_macro", "f1_micro")
+OF_SEVERAL_LABELS = (
+    *("loss", "map_macro", "map_micro", "f1_macro", "f1_micro", "cp", "cr", "cf1", "op", "or", "of1"),
+    *("cp_3", "cr_3", "cf1_3", "op_3", "or_3", "of1_3"),
+)
 
 
 def literals(folder):
@@ -39,6 +62,24 @@ def literals(folder):
     for journal in (folder.metrics, folder.events):
         for line in journal.read_text().splitlines():
             json.loads(line, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_images_of_each_epoch(tmp_path, monkeypatch, stored):
+    taken = []
+    train = Batches.train
+
+    def noted(self, rows, epoch, step, part):
+        taken.append((epoch, step, rows.tolist()))
+        return train(self, rows, epoch, step, part)
+
+    monkeypatch.setattr(Batches, "train", noted)
+    data = {**TINY["data"], "order": "stored" if stored else "shuffled"}
+    run(new_run(tmp_path / "run", TINY, {"data": data, "epochs": 2, "seed": 3}).path)
+    orders = [np.arange(36) if stored else order(36, 3, epoch) for epoch in range(2)]
+    assert taken == [
+        (epoch, step, orders[epoch][9 * step : 9 * step + 9].tolist()) for epoch in range(2) for step in range(4)
+    ]
 
 
 def test_record_of_a_finished_run(tmp_path):
@@ -59,6 +100,7 @@ def test_record_of_a_finished_run(tmp_path):
     assert (written["epochs"], written["steps"]) == (3, 15)
     assert (written["ranks"], written["images_per_rank"], written["images_per_statistic"]) == (1, [256], [256])
     assert written["parameters"] == sum(p.numel() for p in models.build(folder.read_run().config).parameters())
+    assert written["weights_sha256"] is None
     assert written["data_digest"] == image_data.load(folder.read_run().config.data).digest
     assert 0 < written["seconds_per_epoch"] < written["seconds"]
     assert written["images_per_second"] > 100
@@ -82,13 +124,14 @@ def test_record_of_a_finished_run(tmp_path):
         (3, 15, "test"),
     ]
     for row in rows:
-        measures = {"loss", "top1"} if row["split"] == "train" else {"loss", "top1", "top5"}
+        measures = {"loss", "top1"} if row["split"] == "train" else set(MEASURES)
         speed = {"lr", "seconds", "images_per_second"} if row["split"] == "train" else set()
         assert set(row) == {"time", "attempt", "epoch", "step", "split"} | measures | speed
         assert row["attempt"] == 1
         assert 0 <= row["top1"] <= row.get("top5", 1) <= 1
-    newest = {f"{row['split']}_{name}": row[name] for row in rows for name in ("loss", "top1", "top5") if name in row}
-    assert written["final"] == newest
+    newest = {f"{row['split']}_{name}": row[name] for row in rows for name in MEASURES if name in row}
+    ratio = newest["test_top1"] / newest["train_top1"]
+    assert written["final"] == newest | {"generalization_ratio": ratio}
     best = max((row for row in rows if row["split"] == "val"), key=lambda row: row["top1"])
     assert written["best"] == {"epoch": best["epoch"], "val_top1": best["top1"], "val_loss": best["loss"]}
     literals(folder)
@@ -132,6 +175,97 @@ def test_test_metrics_are_those_of_the_last_weights(tmp_path):
         batches = build_batches(config, data, getattr(data, split), ALONE, train=False)
         measured = evaluate(model, batches, config, ALONE)
         assert {name: final[f"{split}_{name}"] for name in measured} == measured
+
+
+def test_results_by_class_are_those_of_the_last_weights(tmp_path):
+    folder = new_run(tmp_path / "run")
+    summary = run(folder.path)
+    config = folder.read_run().config
+    model = models.build(config)
+    model.load_state_dict(weights(folder))
+    data = image_data.load(config.data)
+    batches = build_batches(config, data, data.test, ALONE, train=False)
+    with torch.no_grad():
+        predicted = model.eval()(batches.evaluate(0, 360)[0]).argmax(dim=1)
+    assert summary["confusion"] == confusion_matrix(data.test.labels, predicted).tolist()
+    recalls = recall_score(data.test.labels, predicted, average=None, zero_division=0)
+    assert summary["class_accuracy"] == pytest.approx(recalls.tolist(), rel=1e-12)
+    assert summary["absent_classes"] == 0
+
+
+# ---- images with several labels -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several_labels(monkeypatch):
+    """A tiny run of images with several of four labels: two of them follow from the image, nobody has the last."""
+
+    def loaded(config):
+        data = load(config)
+        splits = {name: relabelled(getattr(data, name)) for name in ("train", "val", "test")}
+        return dataclasses.replace(data, **splits)
+
+    def relabelled(split):
+        bright = split.images.float().mean(dim=(1, 2)) > 127.5
+        labels = torch.stack((bright[:, 0], bright[:, 1], bright[:, 0] | bright[:, 1], bright[:, 0] & False), dim=1)
+        return ImageSplit(split.images, labels.to(torch.uint8))
+
+    def loss_of(logits, labels, _):
+        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(dim=1).sum()
+
+    load = image_data.load
+    monkeypatch.setattr(image_data, "load", loaded)
+    monkeypatch.setattr(step, "summed_loss", loss_of)
+    data = {**TINY["data"], "num_classes": 4, "images": 200, "multi_label": True}
+    return {**TINY, "data": data, "loss": "bce", "epochs": 6, "optim": {"lr": 1.0}, "schedule": "constant"}
+
+
+def test_record_of_a_run_with_several_labels(tmp_path, several_labels):
+    folder = new_run(tmp_path / "run", several_labels)
+    summary = run(folder.path)
+    rows = [row for row in read_journal(folder.metrics).rows if row["split"] != "train"]
+    common = {"time", "attempt", "epoch", "step", "split"}
+    assert [set(row) - common for row in rows] == [set(OF_SEVERAL_LABELS)] * 7
+    trained = metrics(folder)[1, 20, "train"]
+    assert set(trained) - common == {"loss", "lr"}
+    newest = {f"{row['split']}_{name}": row[name] for row in rows for name in OF_SEVERAL_LABELS}
+    newest["train_loss"] = metrics(folder)[6, 120, "train"]["loss"]
+    assert summary["final"] == newest
+    values = {row["epoch"]: row["map_macro"] for row in rows if row["split"] == "val"}
+    best = max(values, key=values.get)
+    val_loss = metrics(folder)[best, 20 * best, "val"]["loss"]
+    assert summary["best"] == {"epoch": best, "val_map_macro": values[best], "val_loss": val_loss}
+    assert len(set(values.values())) > 1
+
+    assert summary["absent_classes"] == 1
+    assert summary["class_ap"][3] is None
+    assert math.fsum(summary["class_ap"][:3]) / 3 == summary["final"]["test_map_macro"]
+    labels = image_data.load(folder.read_run().config.data).test.labels
+    confusion = torch.tensor(summary["confusion"])
+    assert confusion.shape == (4, 2, 2)
+    assert confusion[:, 1].sum(dim=1).tolist() == labels.sum(dim=0).tolist()
+    assert confusion.sum(dim=(1, 2)).tolist() == [12] * 4
+    assert set(summary) | {"metrics"} == SUMMARY_KEYS - {"class_accuracy"} | {"class_ap"}
+    literals(folder)
+
+
+def test_several_labels_are_learned_and_resumed_to_the_bit(tmp_path, several_labels):
+    whole, parts = new_run(tmp_path / "whole", several_labels), new_run(tmp_path / "parts", several_labels)
+    final = run(whole.path)["final"]
+    assert final["test_map_macro"] > 0.7
+    train_in_pieces(parts, [7, 60])
+    assert outcome(parts) == outcome(whole)
+
+
+def test_the_table_of_runs_with_several_labels(tmp_path, several_labels):
+    folder = new_run(tmp_path / "sweep" / "run", several_labels)
+    final = run(folder.path)["final"]
+    row = load_runs(tmp_path).iloc[0]
+    assert row["test_map_macro"] == final["test_map_macro"]
+    assert row["best_val_map_macro"] == max(
+        line["map_macro"] for place, line in metrics(folder).items() if place[2] == "val"
+    )
+    assert not [name for name in row.index if "top1" in name]
 
 
 def test_the_same_run_twice_is_the_same_to_the_bit(tmp_path):
@@ -242,6 +376,32 @@ def test_divergence_with_the_very_last_update(tmp_path):
     literals(folder)
 
 
+# ---- learning rates ---------------------------------------------------------------------------------------------------
+
+
+def test_a_plateau_follows_the_recorded_val_loss(tmp_path):
+    schedule = {"name": "plateau", "factor": 0.3, "patience": 1, "threshold": 0.05}
+    folder = new_run(tmp_path / "run", TINY, {"epochs": 12, "schedule": schedule, "optim": {"lr": 0.5}})
+    run(folder.path)
+    rows = metrics(folder)
+    optimizer = torch.optim.SGD([torch.ones(1, requires_grad=True)], lr=0.5)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.3, patience=1, threshold=0.05, eps=0)
+    expected = []
+    for epoch in range(1, 13):
+        expected.append(optimizer.param_groups[0]["lr"])
+        plateau.step(rows[epoch, 4 * epoch, "val"]["loss"])
+    assert [rows[epoch, 4 * epoch, "train"]["lr"] for epoch in range(1, 13)] == pytest.approx(expected, rel=1e-12)
+    assert 3 <= len(set(expected)) <= 6
+
+
+def test_the_recorded_rate_is_that_of_no_layer_in_particular(tmp_path):
+    """Half of 0.2 for half of the batch it is meant for, without the factor of the layers."""
+    optim = {"lr": 0.2, "lr_batch_size": 18, "lr_factors": [{"parameters": "*", "factor": 7.0}]}
+    folder = new_run(tmp_path / "run", TINY, {"optim": optim, "schedule": "constant", "norm": "layer"})
+    run(folder.path)
+    assert [row["lr"] for place, row in metrics(folder).items() if place[2] == "train"] == [0.1, 0.1]
+
+
 # ---- what else a run is told ------------------------------------------------------------------------------------------
 
 
@@ -250,7 +410,7 @@ def test_without_validation(tmp_path):
     summary = run(folder.path)
     assert {split for _, _, split in metrics(folder)} == {"train", "test"}
     assert summary["best"] == {}
-    assert {name.partition("_")[0] for name in summary["final"]} == {"train", "test"}
+    assert {name.partition("_")[0] for name in summary["final"]} == {"train", "test", "generalization"}
     assert summary["steps"] == 2 * (1437 // 256)
 
 
@@ -356,6 +516,34 @@ def test_a_batch_larger_than_the_images(tmp_path):
 def test_a_batch_as_large_as_the_images(tmp_path):
     folder = new_run(tmp_path / "run", {"batch_size": 1294, "epochs": 1})
     assert run(folder.path)["steps"] == 1
+
+
+def test_a_pattern_that_fits_no_parameter(tmp_path):
+    wanted = [{"parameters": "*.bias", "factor": 2.0}, {"parameters": "hed.weight", "factor": 0.1}]
+    folder = new_run(tmp_path / "run", {"optim": {"lr_factors": wanted}})
+    message = (
+        "optim.lr_factors[1].parameters: expected a pattern that fits a parameter of the network, got 'hed.weight'; "
+        "near it: head.weight, layers.1.slot.weight, layers.1.conv.weight"
+    )
+    with pytest.raises(InputError) as caught:
+        run(folder.path)
+    assert str(caught.value) == message
+    assert failure(folder) == ("InputError", message)
+    assert folder.metrics.read_bytes() == b""
+
+
+def test_a_plateau_without_val_images(tmp_path):
+    """The share held out of 5 images is none."""
+    data = {**TINY["data"], "images": 5, "val_fraction": 0.1}
+    folder = new_run(tmp_path / "run", TINY, {"data": data, "batch_size": 5, "schedule": "plateau"})
+    message = (
+        f"{folder.run_json}: schedule: plateau follows the val loss, but no image of synthetic is held out; "
+        "raise data.val_fraction or use another schedule"
+    )
+    with pytest.raises(InputError) as caught:
+        run(folder.path)
+    assert str(caught.value) == message
+    assert failure(folder) == ("InputError", message)
 
 
 def test_missing_data(tmp_path):

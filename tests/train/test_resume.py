@@ -42,9 +42,45 @@ CASES = {
         "schedule": {"name": "multistep", "milestones": [1]},
         "loss": {"label_smoothing": 0.1},
     },
+    "stored_mixed_bce": {
+        "data": {**TINY["data"], "order": "stored", "normalize": "half"},
+        "augment": {
+            "name": "standard",
+            "crop_padding": 1,
+            "rotation_degrees": 15,
+            "perspective_probability": 0.5,
+            "mixup_alpha": 0.2,
+            "cutmix_alpha": 1.0,
+            "mix_probability": 0.8,
+        },
+        "loss": {"name": "bce", "label_smoothing": 0.1},
+    },
     "adam_layer_bf16": {"optim": {"name": "adam"}, "precision": "bf16", "norm": "layer"},
     "sgd_batch_fp16": {"precision": "fp16"},
+    "muon_average": {
+        **AUGMENTED,
+        "optim": {
+            "name": "muon",
+            "ema_decay": 0.7,
+            "weight_decay": 0.01,
+            "lr_factors": [{"parameters": "head.*", "factor": 0.5}],
+        },
+        "schedule": {"name": "two_level", "drop_at": 0.4, "warmup_epochs": 0.5},
+    },
+    "clipped_plateau": {
+        "optim": {"lr": 0.5, "l1": 1e-3, "clip_norm": 1.0, "clip_adaptive": 0.05, "lr_batch_size": 18},
+        "schedule": {"name": "plateau", "patience": 0, "threshold": 0.5, "factor": 0.3},
+    },
+    "adamw_fp16_clipped_average": {
+        "optim": {"name": "adamw", "ema_decay": 0.9, "clip_norm": 0.1, "l1": 1e-4},
+        "precision": "fp16",
+    },
+    "muon_fp16_average": {"optim": {"name": "muon", "ema_decay": 0.9}, "precision": "fp16"},
     "resnet_channels_last": {"model": {"name": "resnet8", "width": 4, "channels_last": True}, **AUGMENTED},
+    "muon_channels_last": {
+        "model": {"name": "resnet8", "width": 4, "channels_last": True},
+        "optim": {"name": "muon", "ema_decay": 0.9},
+    },
 }
 
 

@@ -1,9 +1,12 @@
 """From a configuration to a training that is ready to start."""
 
+import numpy as np
 import pytest
 import torch
 from support.steps import ALONE, ready
+from support.trainings import TINY
 
+from normhpc import data as image_data
 from normhpc.config import RunConfig
 from normhpc.norms import plan_of
 from normhpc.train.setup import images_per_statistic, machine_facts, seed_step
@@ -61,9 +64,25 @@ def test_channels_last_reaches_weights_and_images():
     _, state, batches = ready(model={"widths": [4, 8], "channels_last": True})
     nhwc = torch.channels_last
     assert state.model.get_parameter("layers.1.conv.weight").is_contiguous(memory_format=nhwc)
-    images, _ = batches.train(torch.arange(5).numpy(), 0)
+    images, *_ = batches.train(torch.arange(5).numpy(), 0)
     assert images.is_contiguous(memory_format=nhwc)
     assert not images.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("normalize", "centre", "scale"),
+    [("channel", None, None), ("half", (0.5, 0.5), (0.5, 0.5)), ("mean", None, (1.0, 1.0))],
+)
+def test_what_pixels_become(normalize, centre, scale):
+    config, _, batches = ready(data={**TINY["data"], "normalize": normalize})
+    data = image_data.load(config.data)
+    pixels = data.train.images.double().numpy() / 255
+    centre = pixels.mean((0, 1, 2)) if centre is None else centre
+    scale = pixels.std((0, 1, 2)) if scale is None else scale
+    expected = ((pixels - centre) / scale).transpose(0, 3, 1, 2)
+    images, *_ = batches.train(np.arange(36), 0)
+    np.testing.assert_allclose(images, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(batches.evaluate(0, 36)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_norm_plans_are_told_apart():
