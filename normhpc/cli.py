@@ -1,6 +1,6 @@
 """The command line. One short function per command; what a command needs is imported inside it.
 
-Nothing here but ``train`` and ``sweep --smoke`` ever loads torch: planning and watching run on a login node.
+Nothing here but ``train``, ``predict`` and ``sweep --smoke`` ever loads torch: planning and watching run on a login node.
 """
 
 import errno
@@ -71,6 +71,13 @@ class Cause(StrEnum):
     error = "error"
 
 
+class Weights(StrEnum):
+    """Which weights of a run ``normhpc predict`` takes."""
+
+    best = "best"
+    last = "last"
+
+
 class Format(StrEnum):
     """How ``normhpc collect`` writes a table."""
 
@@ -102,7 +109,10 @@ def sweep(
     runs: RunsDir = _RUNS,
     settings: Settings = None,
     only: Filters = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Launch at most so many runs.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Launch at most so many runs; 0 only makes their folders."),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Launch failed runs again.")] = False,
     prune: Annotated[
         bool, typer.Option("--prune", help="Stop runs that the sweep no longer declares and put their records aside.")
@@ -116,7 +126,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Bring the runs that SWEEP.yaml declares into being; what is done already is not done again."""
-    from normhpc.launch.command import check_budget, launch_locally, show_plan
+    from normhpc.launch.command import check_budget, launch_locally, make_folders, show_plan
     from normhpc.launch.slurm.states import Queue
     from normhpc.sweep import load
     from normhpc.sweep.plan import make_plan
@@ -135,6 +145,9 @@ def sweep(
 
             tell_request(plan, partition, profile, _console(stderr=True))
         raise typer.Exit(show_plan(plan, _console(), as_json=as_json, smoke=smoke))
+    if limit == 0:
+        make_folders(plan, _console(stderr=True), as_json=as_json)
+        return
     check_budget(plan, max_gpu_hours)
     if prune:
         from normhpc.launch.operate import prune as put_aside
@@ -267,6 +280,40 @@ def train(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folde
     from normhpc.launch.worker import run_rank
 
     raise typer.Exit(run_rank(run_dir))
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or the start of its id.")],
+    images: Annotated[
+        Path,
+        typer.Option(metavar="CSV|DIR", help="A row of C*H*W values 0..255 per image, or a folder of PNG and JPEG."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="CSV file to write.")] = Path("predictions.csv"),
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also the probability of each class.")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images at a time. [default: as in the run's evaluation]")
+    ] = None,
+    weights: Annotated[
+        Weights | None, typer.Option(help="Which weights. [default: the best if the run kept them, else the last]")
+    ] = None,
+    runs: RunsDir = _RUNS,
+) -> None:
+    """Write what a trained network says of images that the run has never seen."""
+    from normhpc.launch.worker import load_trained
+    from normhpc.posthoc.predict import predict as write_predictions
+    from normhpc.record.find import find_run
+
+    write_predictions(
+        find_run(run, runs),
+        images,
+        out,
+        load=load_trained,
+        console=_console(stderr=True),
+        weights=weights.value if weights else None,
+        probabilities=probabilities,
+        batch_size=batch_size,
+    )
 
 
 @app.command(name="list")

@@ -70,6 +70,17 @@ def test_expand() -> None:
     assert normhpc("expand", "fakes.yaml", "--count") == (0, "4\n", "")
 
 
+def test_set_of_a_part_of_a_zip_group_is_a_mistake() -> None:
+    Path("zipped.yaml").write_text("zip: [{batch_size: [512, 32], epochs: [60, 10]}]")
+    answer = normhpc("expand", "zipped.yaml", "--set", "batch_size=512")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "error: --set batch_size: expected all lists of zip[0], which advance together, or none, got batch_size without "
+        "epochs; set epochs as well, or leave runs out with --only\n"
+    )
+    assert normhpc("expand", "zipped.yaml", "--count", "--only", "batch_size=512") == (0, "1\n", "")
+
+
 def test_expand_into_a_pipe_that_closes_early() -> None:
     Path("fakes.yaml").write_text(SWEEP.replace("seeds: 2", "seeds: 5000"))
     command = f"'{sys.executable}' '{FAKE_CLI}' expand fakes.yaml | head -n 1 | wc -l"

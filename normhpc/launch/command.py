@@ -51,6 +51,26 @@ def check_budget(plan: Plan, max_gpu_hours: float | None) -> None:
         )
 
 
+def make_folders(plan: Plan, console: Console, *, as_json: bool) -> None:
+    """Make the folder of every run of the plan and launch nothing, so that runs can be trained by hand."""
+    made: list[Run] = []
+    with held_sweep(plan.folder):
+        for run in plan.sweep.runs():
+            _job(plan, run, made).create()
+    folders = [plan.run_folder(run).path for run in made]
+    if as_json:
+        print(json.dumps({"sweep": plan.sweep.name, "folders": [str(folder) for folder in folders]}, indent=2))
+        return
+    for folder in folders[:_SHOWN]:
+        console.print(str(folder), soft_wrap=True)
+    if len(folders) > _SHOWN:
+        console.print(f"... and {len(folders) - _SHOWN:,} more")
+    console.print(
+        f"{counted(len(folders), 'folder')} made, nothing launched; train one: normhpc train {folders[0]}",
+        soft_wrap=True,
+    )
+
+
 def launch_locally(
     plan: Plan, slots: int | None, console: Console, *, as_json: bool, command: Command = train_command
 ) -> int:
@@ -189,7 +209,7 @@ def _smoke(plan: Plan) -> list[dict[str, Any]]:
     from normhpc.launch.worker import try_cases
 
     cases = [
-        (plan.label(run), RunConfig.model_validate(json.loads(run.config_json)))
+        (plan.label(run), RunConfig.model_validate(json.loads(run.config_json)), run.resources.ranks)
         for run in distinct_cases(plan.sweep.runs())
     ]
     return try_cases(cases, tell=lambda line: print(line, file=sys.stderr, flush=True))

@@ -12,6 +12,7 @@ from rich.table import Table
 from normhpc.launch.local import Watcher, counted
 from normhpc.launch.ranks import ActiveRun
 from normhpc.record import RunFolder, State, read_summary
+from normhpc.results.names import MAIN_QUALITIES
 from normhpc.results.status import newest_row
 from normhpc.sweep.plan import Plan
 
@@ -85,6 +86,7 @@ class TableWatcher(Watcher):
         self._ended[state] = self._ended.get(state, 0) + 1
         told = ", ".join(f"{count} {name}" for name, count in self._ended.items())
         self._bar.update(self._task, advance=1, told=told)
+        self._refreshed = 0.0
         if state != "finished" and self._live is not None:
             self.told(f"{state} {run.job.folder.path.name}  {run.job.label}")
 
@@ -94,11 +96,11 @@ class TableWatcher(Watcher):
             self._live.console.print(line, soft_wrap=True)
 
     def tick(self, active: Sequence[ActiveRun], waiting: int) -> None:
-        """Draw anew, once a second."""
+        """Draw anew, once a second and when a run has ended."""
         now = time.monotonic()
         if self._live is not None and now - self._refreshed >= _REFRESH_SECONDS:
             self._refreshed, self._active = now, active
-            self._live.update(self.render())
+            self._live.update(self.render(), refresh=True)
 
     def render(self) -> Group:
         """What is on the screen now."""
@@ -115,11 +117,13 @@ def _newest(run: ActiveRun) -> tuple[str, str]:
     row = newest_row(run.job.folder)
     if not row:
         return f"0/{run.job.epochs}", ""
-    shown = [f"{row['split']}_{name} {row[name]:.4f}" for name in ("loss", "top1") if row.get(name) is not None]
+    names = ("loss", *MAIN_QUALITIES)
+    shown = [f"{row['split']}_{name} {row[name]:.4f}" for name in names if row.get(name) is not None]
     return f"{row['epoch']}/{run.job.epochs}", " ".join(shown)
 
 
 def _result(folder: RunFolder) -> str:
     summary = read_summary(folder)
-    top1 = (summary or {}).get("final", {}).get("test_top1")
-    return f"  test_top1 {top1:.4f}" if top1 is not None else ""
+    final = (summary or {}).get("final", {})
+    measured = {name: final.get(name) for name in (f"test_{quality}" for quality in MAIN_QUALITIES)}
+    return "".join(f"  {name} {value:.4f}" for name, value in measured.items() if value is not None)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,6 +19,8 @@ from normhpc.errors import NormhpcError
 
 if TYPE_CHECKING:
     from normhpc.config import RunConfig
+    from normhpc.record import RunFolder, RunInfo
+    from normhpc.train.trained import Trained
 
 LAUNCHER_PIPE_VARIABLE = "NORMHPC_LAUNCHER_PIPE"
 """Set when standard input is a pipe that closes with the launcher, however it dies."""
@@ -106,9 +108,14 @@ def run_rank(run_dir: Path) -> int:
     early = EarlyStop()
     watch = watched_launcher()
     has_peers = os.environ.get("WORLD_SIZE", "1") != "1"
-    from normhpc.record import RunFolder
+    from normhpc.record import RunFolder, read_summary
 
-    RunFolder(run_dir).read_run()  # a slip is told before torch is loaded, which takes seconds
+    folder = RunFolder(run_dir)
+    folder.read_run()  # a slip is told before torch is loaded, which takes seconds
+    if (summary := read_summary(folder)) is not None:
+        if os.environ.get("RANK", "0") == "0":
+            _tell_result(folder, summary)
+        return _leave(0, at_once=watch is not None)
     from normhpc.train import Interrupted, StopRequest, run, stop_on_signals
 
     request = StopRequest()
@@ -130,6 +137,18 @@ def run_rank(run_dir: Path) -> int:
     return _leave(0, at_once=watch is not None)
 
 
+def _tell_result(folder: "RunFolder", summary: Mapping[str, Any]) -> None:
+    """Print what came of a run that is over."""
+    place = (
+        f"at step {summary['diverged_at_step']}" if summary["state"] == "diverged" else f"{summary['epochs']} epochs"
+    )
+    final = {name: value for name, value in summary["final"].items() if isinstance(value, float)}
+    shown = " ".join(f"{name} {value:.4f}" for name, value in final.items())
+    print(
+        ": ".join(part for part in (f"{folder.path}: {summary['state']} already, {place}", shown) if part), flush=True
+    )
+
+
 def _leave(code: int, *, at_once: bool) -> int:
     """``code``, or the end of this process with it ``at_once``.
 
@@ -143,7 +162,14 @@ def _leave(code: int, *, at_once: bool) -> int:
     return code
 
 
-def try_cases(cases: Sequence[tuple[str, "RunConfig"]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def load_trained(folder: "RunFolder", info: "RunInfo", weights: Path) -> "Trained":
+    """A run's network with ``weights``; see :func:`normhpc.train.trained.load_trained`."""
+    from normhpc.train.trained import load_trained
+
+    return load_trained(folder, info, weights)
+
+
+def try_cases(cases: Sequence[tuple[str, "RunConfig", int]], tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Build every case on this machine and take one training step; see :func:`normhpc.train.smoke.try_cases`."""
     from normhpc.train.smoke import try_cases
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from normhpc.results.formats import render as render
     from normhpc.results.metrics import load_metrics as load_metrics
     from normhpc.results.output import collect as collect
+    from normhpc.results.probes import load_probes as load_probes
     from normhpc.results.runs import load_runs as load_runs
     from normhpc.results.status import sweep_statuses as sweep_statuses
     from normhpc.results.summary import summarize as summarize
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "collect": "output",
     "load_metrics": "metrics",
+    "load_probes": "probes",
     "load_runs": "runs",
     "render": "formats",
     "summarize": "summary",

@@ -71,17 +71,18 @@ def _unswept_differences(records: Sequence[RunRecord], names: list[str]) -> list
         config = {**record.config, "seed": 0}
         first = firsts.setdefault(tuple(field_values(record, names)), config)
         if first != config:
-            here, there = _leaves(config), _leaves(first)
+            here, there = leaves(config), leaves(first)
             paths = (path for path in {**here, **there} if here.get(path) != there.get(path))
             differing.update((path, None) for path in paths if path not in differing)
     return [path for path in differing if path not in names and _is_identity(path, records[0].config)]
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of a nested mapping that is none itself, under its dotted path."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= _leaves(value, f"{prefix}{key}.")
+            found |= leaves(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -13,7 +13,11 @@ COST = ("seconds", "seconds_per_epoch", "images_per_second", "peak_memory_mb", "
 
 SPLITS = ("train", "val", "test")
 
-_SHARES = ("top1", "top5", "map_macro", "map_micro", "f1_macro", "f1_micro", "cp", "cr", "cf1", "op", "or", "of1")
+_AT_MOST_THREE = ("cp_3", "cr_3", "cf1_3", "op_3", "or_3", "of1_3")
+_SHARES = (
+    *("top1", "top5", "map_macro", "map_micro", "f1_macro", "f1_micro", "cp", "cr", "cf1", "op", "or", "of1"),
+    *_AT_MOST_THREE,
+)
 _QUALITIES = ("loss", *_SHARES)
 
 BEFORE_ANY_RESULT = (
@@ -21,7 +25,10 @@ BEFORE_ANY_RESULT = (
 )
 """Final metrics that a table shows as empty when no run in it is sealed yet."""
 
-_HEADLINES = ("test_top1", "test_map_macro", "test_map_micro", "test_f1_macro", "test_f1_micro", "test_loss")
+MAIN_QUALITIES = ("top1", "map_macro")
+"""What one looks at first: of images with one label, of images with several."""
+
+_HEADLINES = ("test_top1", "test_map_macro", "test_map_micro", "test_loss")
 _DEFAULT_COST = ("seconds_per_epoch", "images_per_second", "peak_memory_mb")
 
 
@@ -62,6 +69,11 @@ def quality_of(metric: str) -> str:
 def is_share(metric: str) -> bool:
     """Whether ``metric`` is a fraction of 1."""
     return quality_of(metric) in _SHARES
+
+
+def is_known(metric: str) -> bool:
+    """Whether ``metric`` is measured of some runs on some split: ``test_top1``, not ``top1`` or ``test_top``."""
+    return metric.startswith(tuple(f"{split}_" for split in SPLITS)) and quality_of(metric) in _QUALITIES
 
 
 def better(metric: str) -> int:

@@ -95,7 +95,7 @@ def _measured_columns(records: Sequence[RunRecord]) -> dict[str, pd.Series]:
     finals = [_mapping(record.summary.get("final")) for record in records]
     bests = [_mapping(record.summary.get("best")) for record in records]
     final_names = final_order({name for final in finals for name in final}) or list(BEFORE_ANY_RESULT)
-    best_names = ["epoch", "val_top1", *(name for best in bests for name in best)]
+    best_names = [name for best in bests for name in best] or ["epoch", "val_top1"]
     columns = {name: [final.get(name) for final in finals] for name in final_names}
     columns |= {f"best_{name}": [best.get(name) for best in bests] for name in dict.fromkeys(best_names)}
     columns |= {name: [record.summary.get(name) for record in records] for name in COST}

@@ -79,7 +79,7 @@ def _alike(failures: Sequence[Failure]) -> list[list[Failure]]:
 
 
 def _newest(run: Progress) -> str:
-    measured = (("loss", run.loss), ("top1", run.top1))
+    measured = (("loss", run.loss), ("top1", run.top1), ("map_macro", run.map_macro))
     return " ".join(f"{run.split}_{name} {value:.4f}" for name, value in measured if value is not None)
 
 

@@ -33,6 +33,7 @@ class Progress:
     split: str | None = None
     loss: float | None = None
     top1: float | None = None
+    map_macro: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ def _progress(folder: RunFolder, state: State) -> Progress:
         split=row.get("split"),
         loss=row.get("loss"),
         top1=row.get("top1"),
+        map_macro=row.get("map_macro"),
     )
 
 

@@ -10,7 +10,7 @@ from normhpc.errors import InputError, Problem, did_you_mean
 from normhpc.results.comparability import comparability_notes
 from normhpc.results.fields import is_field
 from normhpc.results.intervals import half_width
-from normhpc.results.names import COST, IDENTITY, PROVENANCE, default_metrics
+from normhpc.results.names import COST, IDENTITY, PROVENANCE, default_metrics, is_known
 from normhpc.results.records import listed
 
 STATISTICS = ("mean", "std", "low", "high")
@@ -88,7 +88,8 @@ def _checked_fields(runs: pd.DataFrame, by: Sequence[str] | None) -> list[str]:
 
 
 def _unknown(noun: str, name: str, there: Sequence[str]) -> Problem:
-    hint = did_you_mean(name, there) or "."
+    # a metric that other runs have is no slip of the pen for one of these
+    hint = ("" if is_known(name) else did_you_mean(name, there)) or "."
     return Problem(f"no {noun} of these runs is called {name!r}{hint} There are: {', '.join(there)}")
 
 

@@ -20,6 +20,7 @@ CONTRACT = {
     "retry": "TARGET --runs --why",
     "collect": "DIR --by --format --metric --out --per-run",
     "train": "RUN_DIR",
+    "predict": "RUN --batch-size --images --out --probabilities --runs --weights",
     "list": "norms|models|data|sweeps --json",
     "schema": "sweep|run|profile",
     "doctor": "--json --runs",

@@ -227,6 +227,9 @@ def test_an_unknown_format_says_what_there_is(cells):
     [
         ("test_top1", 0.97222, "0.9722"),
         ("best_val_top1", 1.0, "1.0000"),
+        ("best_val_map_macro", 1.0, "1.0000"),
+        ("test_cf1_3", 0.5, "0.5000"),
+        ("generalization_ratio", 0.98765, "0.9877"),
         ("test_loss", 0.123456, "0.1235"),
         ("seconds", 12.3456, "12.35"),
         ("images_per_second", 123456.7, "123457"),

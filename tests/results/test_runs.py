@@ -42,6 +42,30 @@ def test_one_row_a_run_with_columns_in_the_contract_order(tmp_path):
     assert runs.attrs["notes"] == []
 
 
+def test_runs_with_one_label_and_with_several_in_one_table(tmp_path):
+    final = {
+        "test_of1_3": 0.2,
+        "test_of1": 0.3,
+        "generalization_ratio": 0.9,
+        "test_map_macro": 0.5,
+        "val_map_macro": 0.4,
+    }
+    sealed_run(tmp_path, {"seed": 0})
+    sealed_run(tmp_path, {"seed": 1}, final=final, best={"epoch": 2, "val_map_macro": 0.4, "val_loss": 0.1})
+    runs = load_runs(tmp_path)
+    names = list(runs.columns)
+    quality = names[names.index("train_loss") : names.index("seconds")]
+    assert quality == [
+        *("train_loss", "train_top1", "val_loss", "val_top1", "val_top5", "val_map_macro"),
+        *("test_loss", "test_top1", "test_top5", "test_map_macro", "test_of1", "test_of1_3", "generalization_ratio"),
+        *("best_epoch", "best_val_top1", "best_val_loss", "best_val_map_macro"),
+    ]
+    first, second = (runs.iloc[row] for row in range(2))
+    assert (first["best_val_top1"], second["best_val_map_macro"], second["generalization_ratio"]) == (0.45, 0.4, 0.9)
+    assert math.isnan(first["best_val_map_macro"])
+    assert math.isnan(second["best_val_top1"])
+
+
 def test_runs_are_found_from_root_sweep_and_run_and_count_once(tmp_path):
     small_study(tmp_path)
     everything = load_runs(tmp_path)

@@ -75,6 +75,15 @@ def test_counts_running_and_failed(tmp_path: Path) -> None:
     ]
 
 
+def test_the_newest_measurement_of_images_with_several_labels(tmp_path: Path) -> None:
+    folder = put(tmp_path / "x", "aaaa", "started")
+    folder.metrics.write_text('{"epoch": 3, "step": 9, "split": "val", "loss": 0.25, "map_macro": 0.5, "cf1": 0.3}\n')
+    shown = Screen()
+    with folder.held_for_training():
+        show_status([tmp_path], shown.console, as_json=False)
+    assert shown.lines[-1].endswith("3/5    val_loss 0.2500 val_map_macro 0.5000")
+
+
 def test_more_than_ten_are_counted(tmp_path: Path) -> None:
     for number in range(13):
         put(tmp_path / "x", f"{number:016x}", "failed", **{"class": "E"}, message=chr(97 + number))

@@ -124,10 +124,22 @@ def test_seeds_of_one_configuration_in_two_sweeps_share_a_cell(tmp_path):
 
 
 def test_the_default_metrics_of_multi_label_runs(tmp_path):
-    final = {"test_loss": 0.1, "test_map_macro": 0.5, "test_cf1": 0.4}
+    final = {"test_loss": 0.1, "test_map_macro": 0.5, "test_map_micro": 0.6, "test_f1_macro": 0.3, "test_cf1": 0.4}
     sealed_run(tmp_path, {"seed": 0}, final=final)
     means = [name for name in summarize(load_runs(tmp_path)).columns if name.endswith("_mean")]
-    assert means[:2] == ["test_map_macro_mean", "test_loss_mean"]
+    assert means[:3] == ["test_map_macro_mean", "test_map_micro_mean", "test_loss_mean"]
+
+
+def test_a_metric_of_one_label_of_runs_with_several_says_what_there_is(tmp_path):
+    final = {"test_loss": 0.1, "test_map_macro": 0.5, "test_cf1": 0.4, "test_cf1_3": 0.3}
+    best = {"epoch": 2, "val_map_macro": 0.45, "val_loss": 0.2}
+    sealed_run(tmp_path, {"seed": 0}, final=final, best=best)
+    there = "test_loss, test_map_macro, test_cf1, test_cf1_3, best_epoch, best_val_map_macro, best_val_loss, seconds, "
+    there += "seconds_per_epoch, images_per_second, peak_memory_mb, parameters"
+    for name in ("top1", "test_top1"):
+        with pytest.raises(InputError) as caught:
+            summarize(load_runs(tmp_path), metrics=[name])
+        assert str(caught.value) == f"no metric of these runs is called {name!r}. There are: {there}"
 
 
 def test_unknown_metrics_and_fields_say_what_there_is(tmp_path):
