@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from normhpc.errors import InputError
 from normhpc.sweep import load
 from normhpc.sweep.plan import make_plan
 from normhpc.sweep.schema import sweep_schema
@@ -19,21 +20,64 @@ RUNS = {
     "norm_as_activation": 72,
     "catalogue": 66,
     "formula_search": 24,
+    "thesis_cifar100": 12,
+    "beyond_batchnorm": 512,
+    "era_cifar10": 9,
+    "eva_mnist": 18,
+    "harman_resnet": 21,
 }
 """Number of runs of every sweep that ships."""
+
+PRETRAINED = {"thesis_cifar100": "resnet50-0676ba61.pth"}
+"""Sweeps that are refused until they are given weights, and what their file says in the place of it."""
 
 
 def test_every_sweep_is_counted():
     assert {load(path).name: load(path).count() for path in SWEEPS} == RUNS
 
 
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    """What a sweep of pretrained networks is to be given, here an empty file."""
+    file = tmp_path / "weights.pth"
+    file.touch()
+    return f"model.weights={file}"
+
+
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_sweep_can_be_planned(path: Path, tmp_path: Path) -> None:
-    plan = make_plan(load(path), tmp_path)
+def test_every_sweep_can_be_planned(path: Path, tmp_path: Path, weights: str) -> None:
+    runs = tmp_path / "runs"
+    plan = make_plan(load(path, [weights] if path.stem in PRETRAINED else []), runs)
     assert len(plan.launch) == RUNS[plan.sweep.name]
     assert plan.counts["new"] == RUNS[plan.sweep.name]
     assert plan.sweep.description
-    assert list(tmp_path.iterdir()) == []
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_a_pretrained_network_is_refused_without_its_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = load(next(path for path in SWEEPS if path.stem == name))
+    with pytest.raises(InputError) as caught:
+        make_plan(sweep, tmp_path)
+    assert caught.value.exit_code == 2
+    [problem] = caught.value.problems
+    assert problem.path == "base.model.weights"
+    assert problem.message.startswith(
+        f"expected the file of a state dict, got {PRETRAINED[name]}, where there is none; give a path"
+    )
+
+
+def test_lines_of_sweeps_fit_a_screen():
+    long = [
+        (path.name, at)
+        for path in SWEEPS
+        for at, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > 120
+    ]
+    assert long == []
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
