@@ -1,7 +1,7 @@
 """Which networks of torchvision and timm can be rewritten, proven by the bitwise identity gate, one by one.
 
     nice python benchmarks/surgery_gate.py [--only NAME ...] [--out benchmarks/results/surgery_gate.md]
-    python benchmarks/surgery_gate.py --counts normhpc/models/torchvision_sites.json
+    python benchmarks/surgery_gate.py --counts normhpc/config/model/torchvision_sites.json
 
 The first builds each network with fresh weights, rewrites it with its own norms and compares its outputs on two random
 images, of 64x64 or the least it takes, in training and in evaluation; then every norm is replaced by dynamic tanh,

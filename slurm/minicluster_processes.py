@@ -51,7 +51,12 @@ class Daemons:
 
     def start(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
         """Start ``argv`` in a session of its own (Ctrl-C does not reach it) and in a bare environment."""
-        bare = {"PATH": SEARCH_PATH, "HOME": "/root", "LANG": "C.UTF-8", "SLURM_CONF": f"{self.folder}/slurm.conf"}
+        bare = {
+            "PATH": SEARCH_PATH,
+            "HOME": str(Path.home()),
+            "LANG": "C.UTF-8",
+            "SLURM_CONF": f"{self.folder}/slurm.conf",
+        }
         argv = [find(argv[0]), *argv[1:]]
         with (self.folder / "log" / f"{name}.stderr").open("ab") as log:
             process = subprocess.Popen(

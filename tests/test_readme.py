@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from normhpc.cli import app
+from normhpc.sweep import load
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -34,6 +35,14 @@ def test_every_shown_command_parses(page, line):
     name, *arguments = shlex.split(line, comments=True)[1:]
     command = get_command(app).commands[name]
     assert command.make_context(name, arguments, resilient_parsing=False).params is not None
+
+
+def test_shown_run_ids_are_those_of_the_quickstart():
+    words = {word.rpartition("/")[2] for _, line in SHOWN for word in line.split()}
+    shown = {word for word in words if re.fullmatch("[0-9a-f]{6}|[0-9a-f]{16}", word)}
+    ids = [config.run_id for config in load(ROOT / "sweeps" / "quickstart.yaml").expand()]
+    assert shown
+    assert [word for word in shown if not any(run_id.startswith(word) for run_id in ids)] == []
 
 
 def test_every_named_command_is_there():

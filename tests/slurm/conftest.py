@@ -34,7 +34,13 @@ class Minicluster:
 
     def run(self, *argv: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command with this cluster's environment; fails with its standard error when it exits with another than 0."""
-        done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
+        deadline = time.monotonic() + 20
+        while True:
+            done = subprocess.run(argv, env=self.env, cwd=self.folder, capture_output=True, text=True, timeout=timeout)
+            # what slurmctld answers while the accounting has not yet told it a new job's number there
+            if "try again in a bit" not in done.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         if check and done.returncode:
             pytest.fail(f"{argv}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
         return done
@@ -56,6 +62,14 @@ class Minicluster:
                 pytest.fail(f"job {job} is {state} after {timeout} s, not {' or '.join(states)}: {self.job(job)}")
             time.sleep(0.1)
         return time.monotonic() - began
+
+    def wait_until_saved(self, job_name: str, timeout: float = 60) -> None:
+        """Until slurmctld has written the job to its state files (it does so some 5 s after a change)."""
+        deadline = time.monotonic() + timeout
+        while job_name.encode() not in (self.folder / "state" / "job_state").read_bytes():
+            if time.monotonic() > deadline:
+                pytest.fail(f"job {job_name} is not in slurmctld's saved state after {timeout} s")
+            time.sleep(0.1)
 
     def node_state(self, node: str) -> str:
         """As scontrol says it (sinfo shows a node that is down as mixed* while its lost job is being cleaned up)."""

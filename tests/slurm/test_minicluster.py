@@ -132,9 +132,11 @@ def test_dead_node_goes_down_its_job_is_requeued_and_it_comes_back(cluster):
 @pytest.mark.parametrize("kill", [False, True])
 def test_queue_outlives_the_controller(cluster, kill):
     running = cluster.submit("-w", "n2", "--output=/dev/null", "--wrap=sleep 100")
-    held = cluster.submit("--hold", "--output=/dev/null", "--wrap=true")
     cluster.wait_for_state(running, "RUNNING")
-    time.sleep(6 if kill else 0)  # slurmctld saves its state at most 5 s after a change
+    name = f"submitted-while-{running}-ran"
+    held = cluster.submit("--hold", f"--job-name={name}", "--output=/dev/null", "--wrap=true")
+    if kill:  # what it did not save yet is lost
+        cluster.wait_until_saved(name)
     cluster.restart_controller(kill=kill)
     assert cluster.job(running)["JobState"] == "RUNNING"
     assert cluster.job(held)["JobState"] == "PENDING"

@@ -1,0 +1,214 @@
+"""Images per second of a normhpc run against the loops that people write today, on the same network and images.
+
+    python benchmarks/training.py [--pairs 20] [--case CASE] [--peer PEER]
+
+All train in one process and take turns, an epoch each: the ratio is taken pair by pair, so that a machine that drifts
+slows both. The first epoch of each is left out.
+
+- bare: images as one normalized float tensor, batches by index; the fastest simple loop there is.
+- torchvision: the step of torchvision's reference script, which reads loss, top 1 and top 5 at every step.
+- timm: the step of timm's script, which reads the loss at every 50th step and updates the schedule at every one.
+- script: end to end as the scripts of earlier studies: one PIL image after another through torchvision's transforms in
+  the two workers of a DataLoader, padded crop and mirror as in the normhpc run, loss and accuracy read at every step.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from normhpc import data, models
+from normhpc.config import Resources, RunConfig
+from normhpc.record import RecordWriter, RunFolder
+from normhpc.train.loop import train_epoch
+from normhpc.train.startup import prepare_torch
+from normhpc.train.state import EpochSums
+from normhpc.train.stop import StopRequest
+from normhpc.train.training import prepare
+from normhpc.train.world import joined_world
+
+IMAGES = {"name": "synthetic", "images": 1280, "test_images": 16, "val_fraction": 0.0}
+CASES = {
+    "resnet20": {"data": IMAGES, "model": "resnet20", "batch_size": 128},
+    "convnet": {"data": "digits", "model": "convnet", "batch_size": 64},
+    "resnet20_augmented": {"data": IMAGES, "model": "resnet20", "batch_size": 128, "augment": "standard"},
+}
+
+
+@contextmanager
+def normhpc_epochs(config: RunConfig) -> Iterator[Callable[[], int]]:
+    """A function that trains one epoch as ``normhpc train`` does and returns its images."""
+    never = config.checkpoint.model_copy(update={"every_epochs": None, "every_minutes": None})
+    with tempfile.TemporaryDirectory() as place, joined_world() as world:
+        folder = RunFolder(Path(place) / "run")
+        endless = config.model_copy(update={"checkpoint": never})
+        folder.create(endless, sweep="benchmark", swept={}, resources=Resources(), code={})
+        writer = RecordWriter(folder)
+        training = prepare(folder, folder.read_run(), world, StopRequest(), writer)
+
+        def epoch() -> int:
+            train_epoch(training)
+            position = training.state.position
+            images = position.step * config.batch_size
+            position.epoch, position.step, training.state.sums = position.epoch + 1, 0, EpochSums()
+            return images
+
+        yield epoch
+        writer.close()
+
+
+def step_epochs(config: RunConfig, peer: str) -> Callable[[], int]:
+    """A function that trains one epoch with a loop written by hand and returns its images."""
+    images = data.load(config.data)
+    mean = torch.tensor(images.mean).view(1, -1, 1, 1)
+    std = torch.tensor(images.std).view(1, -1, 1, 1)
+    pixels = images.train.images.permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
+    x = (pixels.float() / 255 - mean) / std
+    y = images.train.labels
+    model = models.build(config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    steps = len(x) // config.batch_size
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * steps)
+
+    def epoch() -> int:
+        order = torch.randperm(len(x))
+        read: list[float] = []
+        for step in range(steps):
+            rows = order[step * config.batch_size : (step + 1) * config.batch_size]
+            labels = y[rows]
+            logits = model(x[rows])
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if peer != "torchvision":
+                scheduler.step()
+            if peer == "torchvision":
+                read += [loss.item(), *(right.item() for right in top_k(logits.detach(), labels))]
+            elif peer == "bare" or step % 50 == 0:
+                read.append(loss.item())
+        return steps * config.batch_size
+
+    return epoch
+
+
+def script_epochs(config: RunConfig) -> Callable[[], int]:
+    """As :func:`step_epochs`, with images read and augmented one by one in workers."""
+    from torchvision import transforms
+
+    images = data.load(config.data)
+    _, height, _ = config.data.stored_shape()
+    made = transforms.Compose(
+        [
+            transforms.RandomCrop(height, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(images.mean, images.std),
+        ]
+    )
+    loader = torch.utils.data.DataLoader(
+        PictureFiles(images.train.images.numpy(), images.train.labels.tolist(), made),
+        batch_size=config.batch_size,
+        shuffle=True,
+        num_workers=2,
+        drop_last=True,
+        persistent_workers=True,
+    )
+    model = models.build(config)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+    def epoch() -> int:
+        seen, right, total = 0, 0, 0.0
+        for pictures, labels in loader:
+            optimizer.zero_grad()
+            logits = model(pictures)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(labels)
+            right += (logits.argmax(1) == labels).sum().item()
+            seen += len(labels)
+        return seen
+
+    return epoch
+
+
+class PictureFiles(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """PIL images and labels, as torchvision's data sets give them."""
+
+    def __init__(self, pixels: np.ndarray, labels: list[int], made: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.pixels, self.labels, self.made = pixels, labels, made
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        return self.made(Image.fromarray(self.pixels[row])), self.labels[row]
+
+
+def top_k(logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    """Images whose label is the first, and among the first five."""
+    right = labels == logits.topk(5).indices.T
+    return [right[:k].flatten().sum() for k in (1, 5)]
+
+
+def rate(epoch: Callable[[], int], *, deterministic: bool) -> float:
+    """Images per second of one epoch."""
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
+    began = time.perf_counter()
+    images = epoch()
+    return images / (time.perf_counter() - began)
+
+
+def measure(case: str, peer: str, pairs: int) -> dict[str, object]:
+    """Both loops, taking turns; which one goes first changes from pair to pair."""
+    config = RunConfig.model_validate(CASES[case] | {"epochs": pairs + 1})
+    resources = Resources(cpus_per_gpu=2 if peer == "script" else 1)
+    prepare_torch(config, resources)
+    ours: list[float] = []
+    theirs: list[float] = []
+    with normhpc_epochs(config) as normhpc_epoch:
+        peer_epoch = script_epochs(config) if peer == "script" else step_epochs(config, peer)
+        turns = [(ours, normhpc_epoch, config.model.deterministic), (theirs, peer_epoch, False)]
+        for _ in range(pairs + 1):
+            for rates, epoch, deterministic in turns:
+                rates.append(rate(epoch, deterministic=deterministic))
+            turns.reverse()
+    ratios = sorted(mine / other for mine, other in zip(ours[1:], theirs[1:], strict=True))
+    return {
+        "case": case,
+        "peer": peer,
+        "pairs": pairs,
+        "normhpc_images_per_second": round(statistics.median(ours[1:]), 1),
+        "peer_images_per_second": round(statistics.median(theirs[1:]), 1),
+        "ratio_median": round(statistics.median(ratios), 4),
+        "ratio_quartiles": [round(part, 4) for part in statistics.quantiles(ratios, n=4)[::2]],
+    }
+
+
+def main() -> None:
+    """Print a JSON line for each case and peer."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--case", choices=CASES)
+    parser.add_argument("--peer", choices=("bare", "torchvision", "timm", "script"))
+    arguments = parser.parse_args()
+    for case in [arguments.case] if arguments.case else CASES:
+        # images are augmented against a peer that does so too
+        peers = ("script",) if "augment" in CASES[case] else ("bare", "torchvision", "timm")
+        for peer in peers:
+            if arguments.peer in (None, peer):
+                print(json.dumps(measure(case, peer, arguments.pairs)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
