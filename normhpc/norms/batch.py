@@ -22,7 +22,7 @@ from normhpc.norms.moments import (
 )
 from normhpc.norms.slot import Norm, ParamSpec
 from normhpc.norms.sync import batch_norm_by
-from normhpc.norms.tracing import by_operations, in_transform
+from normhpc.norms.tracing import by_operations, in_transform, moved_in_place
 
 
 class RunningStatistics(Norm):
@@ -108,7 +108,7 @@ class Batch(RunningStatistics):
             return batch_norm_by(x, moments, self.weight, self.bias, self.eps)
         refuse_one_value(x, sync=self.sync)
         self.num_batches_tracked.add_(1)
-        if self.running == "unbiased" and not in_transform():
+        if self.running == "unbiased" and moved_in_place(self.running_mean, self.running_var):
             return self._by(x, self.running_mean, self.running_var, momentum=self.momentum, training=True)
         y, mean, unbiased = self.by_own_moments(x)
         count = x.numel() // x.shape[1]

@@ -14,7 +14,7 @@ from normhpc.config import norm as configs
 from normhpc.norms.batch import BatchFormula
 from normhpc.norms.group import number_of_groups
 from normhpc.norms.lean import Formula, Gradient, per_image, planewise
-from normhpc.norms.moments import PER_CHANNEL, POSITIONS, affine, column
+from normhpc.norms.moments import PER_CHANNEL, POSITIONS, affine, affine_, column, mean_square
 from normhpc.norms.slot import Norm
 
 
@@ -52,7 +52,7 @@ class EvoNormS(Norm):
         """As in the class."""
         _, r = self._spread(x)
         gated = F.silu(x) if v is None else x * torch.sigmoid(x * column(v))
-        return affine(gated, r * column(weight), column(bias))
+        return affine_(gated, r * column(weight), column(bias))
 
     def gradient(
         self, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, v: Tensor | None = None
@@ -85,7 +85,7 @@ class EvoNormS(Norm):
     def _spread(self, x: Tensor) -> tuple[Tensor | None, Tensor]:
         """Mean, where the layer is centred, and reciprocal spread of each group, for each channel (N, C, 1, 1)."""
         if not self.centred:
-            squares = self._over_groups(x.square().mean(POSITIONS, keepdim=True))
+            squares = self._over_groups(mean_square(x))
             return None, squares.add(self.eps).rsqrt()
         # by way of the planes, whose statistics are quick in every memory format
         plane_mean = x.mean(POSITIONS, keepdim=True)
@@ -227,7 +227,7 @@ class EvoNormB2(EvoNormB):
 
 
 def _plane_rms(x: Tensor, eps: float) -> Tensor:
-    return x.square().mean(POSITIONS, keepdim=True).add(eps).sqrt()
+    return mean_square(x).add(eps).sqrt()
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

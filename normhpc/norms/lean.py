@@ -78,10 +78,7 @@ def planewise(coefficients: Coefficients) -> tuple[Formula, Gradient]:
         d_level = grad.sum(POSITIONS, keepdim=True)
         d_scale = (grad * centred).sum(POSITIONS, keepdim=True)
         of = [(part, through) for part, through in ((scale, d_scale), (level, d_level)) if part.requires_grad]
-        outputs, through = zip(*of, strict=True)
-        d_mean, d_variance, *sums = torch.autograd.grad(
-            outputs, leaves, through, allow_unused=True, materialize_grads=True
-        )
+        d_mean, d_variance, *sums = _pulled_back(of, leaves)
         positions = x.shape[2] * x.shape[3]
         d_mean = (d_mean - scale.detach() * d_level) / positions
         dx = affine(grad, scale.detach(), d_mean).addcmul_(centred, d_variance * (2 / positions))
@@ -231,10 +228,33 @@ def _differentiated(formula: Formula, wanted: Sequence[bool]) -> Gradient:
         leaves = [tensor for tensor in inputs if tensor.requires_grad]
         if not y.requires_grad:
             return tuple(torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in inputs)
-        found = torch.autograd.grad(y, leaves, grad, allow_unused=True, materialize_grads=True)
-        return tuple(_spread(found, leaves, inputs))
+        return tuple(_spread(_pulled_back([(y, grad)], leaves), leaves, inputs))
 
     return gradient
+
+
+def _pulled_back(pairs: Sequence[tuple[Tensor, Tensor]], leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The gradients by ``leaves`` of the sum of all products y g of ``pairs`` (y, g)."""
+    with torch.enable_grad():
+        start = _Start.apply(len(pairs), *(y for y, _ in pairs), *(g for _, g in pairs))
+    return torch.autograd.grad(start, leaves, allow_unused=True, materialize_grads=True)
+
+
+class _Start(torch.autograd.Function):
+    """A number whose gradient by each y is the g that goes with it.
+
+    In place of gradients to start from, for which torch would import sympy: seconds of every run.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *ys_and_gs: Tensor) -> Tensor:
+        ctx.save_for_backward(*ys_and_gs[count:])
+        return ys_and_gs[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        return None, *gradients, *(None for _ in gradients)
 
 
 def _as_parameters(sums: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Iterator[Tensor | None]:

@@ -18,6 +18,8 @@ PER_CHANNEL: Dims = (0, 2, 3)
 _BLOCK_VALUES = 1 << 17
 """Values in a block: 512 KiB in fp32. Smaller ones cost more calls, larger ones leave a core's second-level cache."""
 
+_SHORT_SUM = 4096
+"""Values whose squares, added lane by lane in vectors, err by less than 1e-6 of their sum."""
 
 _GPU_BLOCK_VALUES = 1 << 25
 """128 MiB in fp32: enough to fill a GPU, small against the memory that the tensors of a formula would take otherwise."""
@@ -151,6 +153,23 @@ def affine(x: Tensor, scale: Tensor, level: Tensor) -> Tensor:
     long as a product and a sum.
     """
     return torch.addcmul(level, x, scale) if x.stride(1) == 1 else x * scale + level
+
+
+def affine_(x: Tensor, scale: Tensor, level: Tensor) -> Tensor:
+    """:func:`affine` of an x that nobody else needs, in its place unless it is differentiated."""
+    if torch.is_grad_enabled() or by_operations() or x.stride(1) == 1:
+        return affine(x, scale, level)
+    return x.mul_(scale).add_(level)
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """Mean of x^2 over each plane of (N, C, H, W), (N, C, 1, 1)."""
+    positions = x.shape[2] * x.shape[3]
+    if torch.is_grad_enabled() or by_operations() or x.stride(1) == 1 or positions > _SHORT_SUM:
+        return x.square().mean(POSITIONS, keepdim=True)
+    # one pass in place of two; its sums are not taken in pairs, and its second derivative at 0 is no number
+    length: Tensor = torch.linalg.vector_norm(x, dim=POSITIONS, keepdim=True)
+    return length.square_().div_(positions)
 
 
 def column(values: Tensor) -> Tensor:

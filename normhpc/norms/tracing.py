@@ -1,6 +1,7 @@
 """How a layer is being called: computed at once, or followed by torch operation by operation."""
 
 import torch
+from torch import Tensor
 
 
 def in_transform() -> bool:
@@ -15,3 +16,19 @@ def by_operations() -> bool:
     backward pass written by hand.
     """
     return torch.compiler.is_compiling() or in_transform()
+
+
+def moved_in_place(*statistics: Tensor) -> bool:
+    """Whether torch's batch norm moves these running statistics themselves.
+
+    Under vmap it takes all replicas' as one vector, which is a copy unless they lie one replica after another.
+    """
+    return not in_transform() or (not torch.compiler.is_compiling() and all(map(_one_after_another, statistics)))
+
+
+def _one_after_another(tensor: Tensor) -> bool:
+    functorch = torch._C._functorch
+    if not functorch.is_batchedtensor(tensor) or functorch.maybe_get_bdim(tensor) != 0:
+        return False
+    stacked = functorch.get_unwrapped(tensor)
+    return not functorch.is_functorch_wrapped_tensor(stacked) and stacked.is_contiguous()

@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from support.norm_identities import images
 from torch import nn
 
 from normhpc.errors import InputError
@@ -56,3 +57,24 @@ def test_training_and_evaluation_are_the_same():
         slot = build(name, 6)
         assert torch.equal(slot(x), slot.eval()(x))
         assert not list(slot.buffers())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("mean", [0.0, 1.5, 3.0, 100.0])
+@pytest.mark.parametrize("spec", ["layer", {"name": "group", "groups": 2}, {"name": "group", "groups": 8}], ids=repr)
+def test_statistics_of_half_precision_are_kept_in_fp32(spec, mean, dtype, layout):
+    """What is rounded is the result alone: statistics of 8 bits would show in every value of the gradient."""
+    x = (images(24, 32, 6, 5) + mean).to(dtype).contiguous(memory_format=layout).requires_grad_()
+    cotangent = images(24, 32, 6, 5, seed=1).to(dtype).contiguous(memory_format=layout)
+    layer, exact = build(spec, 32, "none"), build(spec, 32, "none").double()
+    y = layer(x)
+    y.backward(cotangent)
+    doubled = x.detach().double().contiguous().requires_grad_()
+    expected = exact(doubled)
+    expected.backward(cotangent.double().contiguous())
+    half_a_bit = torch.finfo(dtype).eps / 2
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.double(), expected, rtol=1.01 * half_a_bit, atol=2e-4)
+    torch.testing.assert_close(x.grad.double(), doubled.grad, rtol=1.01 * half_a_bit, atol=2e-4)
+    torch.testing.assert_close(layer.weight.grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-3)

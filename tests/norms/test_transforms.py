@@ -110,6 +110,23 @@ def test_statistics_stacked_along_another_dimension_move(spec):
             assert_same(buffers[name].select(along[name], replica), value, name)
 
 
+def test_statistics_that_lie_between_each_other_move():
+    """torch's batch norm moves a copy of such too."""
+    layers = replicas(configs.BatchNorm())
+    parameters = stacked(layer.named_parameters() for layer in layers)
+    buffers = stacked(layer.named_buffers() for layer in layers)
+    mixed = {
+        name: torch.empty_strided(value.shape, (1, *[REPLICAS] * (value.ndim - 1)), dtype=value.dtype).copy_(value)
+        for name, value in buffers.items()
+    }
+    x = images(REPLICAS, 5, C, 3, 4)
+    vmap(called, (None, 0, 0, 0))(layers[0], parameters, mixed, x)
+    for replica, layer in enumerate(layers):
+        layer(x[replica])
+        for name, value in layer.named_buffers():
+            assert_same(mixed[name][replica], value, name)
+
+
 @pytest.mark.parametrize("spec", [spec for spec in KINDS if list(build(spec, C).parameters())], ids=repr)
 def test_replicas_of_one_input(spec):
     layers = replicas(spec)
