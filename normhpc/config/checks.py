@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from normhpc.config.data import Synthetic
+from normhpc.config.data import Shards, Synthetic
 from normhpc.config.model import PlainConv, SmallNetwork, TorchvisionModel, Vit, ZooModel
 from normhpc.config.model.zoo import torchvision_sites, unknown_network
 from normhpc.config.norm import (
@@ -172,6 +172,18 @@ def _crop_fits_image(augment: Any, data: Any) -> tuple[str, str] | None:
     )
 
 
+def _square_fits_image(data: Any) -> tuple[str, str] | None:
+    if not isinstance(data, Shards) or data.crop is None or data.crop <= min(data.height, data.width):
+        return None
+    return ("data.crop", f"expected at most the image's {min(data.height, data.width)} pixels, got {data.crop}")
+
+
+def _bands_are_the_channels(data: Any) -> tuple[str, str] | None:
+    if not isinstance(data, Shards) or data.bands is None or len(data.bands) == data.channels:
+        return None
+    return ("data.bands", f"expected {data.channels} bands, as data.channels says, got {len(data.bands)}")
+
+
 def _grayscale_has_colours(augment: Any, data: Any) -> tuple[str, str] | None:
     if not isinstance(augment, StandardAugment) or augment.grayscale_probability == 0:
         return None
@@ -191,7 +203,7 @@ def _loss_fits_labels(loss: Any, data: Any) -> tuple[str, str] | None:
 
 
 def _plateau_has_val(schedule: Any, data: Any) -> tuple[str, str] | None:
-    if not isinstance(schedule, Plateau) or data.val_fraction > 0:
+    if not isinstance(schedule, Plateau) or data.has_val():
         return None
     return ("schedule", "plateau follows the val loss, but data.val_fraction is 0; hold some images out")
 
@@ -207,7 +219,7 @@ def _compiled_code_calls_no_probes(probes: Any, model: Any) -> tuple[str, str] |
 
 
 def _features_have_val(probes: Any, data: Any) -> tuple[str, str] | None:
-    if not isinstance(probes, LayerProbes) or not probes.feature_quantiles or data.val_fraction > 0:
+    if not isinstance(probes, LayerProbes) or not probes.feature_quantiles or data.has_val():
         return None
     return (
         "probes.feature_quantiles",
@@ -216,7 +228,7 @@ def _features_have_val(probes: Any, data: Any) -> tuple[str, str] | None:
 
 
 def _best_is_chosen_on_val(checkpoint: Any, data: Any) -> tuple[str, str] | None:
-    if not checkpoint.keep_best or data.val_fraction > 0:
+    if not checkpoint.keep_best or data.has_val():
         return None
     return (
         "checkpoint.keep_best",
@@ -359,6 +371,8 @@ CHECKS = (
     Check(("optim", "batch_size"), _micro_batches_hold_images),
     Check(("optim",), _nesterov_has_momentum),
     Check(("probes", "model"), _compiled_code_calls_no_probes),
+    Check(("data",), _square_fits_image),
+    Check(("data",), _bands_are_the_channels),
 )
 """What makes a configuration contradict itself: never a :class:`~normhpc.config.RunConfig`."""
 

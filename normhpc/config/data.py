@@ -10,7 +10,6 @@ from normhpc.config.base import Fraction, OneOf, Part, PositiveInt, outside_iden
 STAGED_VARIABLE = "NORMHPC_STAGED"
 """Environment of a rank: a JSON object from the ``data.path`` of a run to its copy on the node's own disk."""
 
-
 Labels = Literal["single", "multi"]
 Normalize = Literal["channel", "half", "mean"]
 
@@ -31,6 +30,10 @@ class DataPart(Part, ABC):
     def labels(self) -> Labels:
         """Whether an image has one label or several."""
         return "single"
+
+    def has_val(self) -> bool:
+        """Whether there are images to make choices on."""
+        return self.val_fraction > 0
 
     @abstractmethod
     def stored_shape(self) -> tuple[int, int, int]:
@@ -145,4 +148,64 @@ class Synthetic(DataPart):
         return self.num_classes
 
 
-DataConfig = Annotated[Digits | Mnist | Cifar10 | Cifar100 | Synthetic, OneOf("data set", default="digits")]
+Residency = Literal["auto", "device", "memory", "mmap", "pread"]
+
+
+class Shards(DataPart):
+    """Images that a script of ``data_prep/`` has converted; ``normhpc shards info DIR`` prints these fields."""
+
+    name: Literal["shards"] = "shards"
+    dataset: str
+    """The set that the shards must hold, as their index names it: ``coco``, ``bigearthnet`` ..."""
+    path: str | None = outside_identity(None)
+    """Folder with a folder of shards for each split. Null is an error that says what is needed."""
+    train: str = "train"
+    """Split that is learned from."""
+    val: str | None = None
+    """Split that choices are made on; null holds ``val_fraction`` of ``train`` out."""
+    test: str = "test"
+    """Split that is reported."""
+    height: PositiveInt
+    """Rows of an image, in pixels; of the band of the finest resolution where bands differ."""
+    width: PositiveInt
+    """Columns of an image, in pixels."""
+    channels: PositiveInt = 3
+    """Channels of an image."""
+    bands: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """Bands that the network sees, in this order; null for all as they are stored."""
+    crop: PositiveInt | None = None
+    """Side in pixels of a square cut from every image: anywhere in training, in the middle in evaluation and with
+    ``augment: none``; null for the whole image."""
+    num_classes: Annotated[int, Field(ge=2)]
+    """Number of labels."""
+    multi_label: bool = False
+    """Whether an image has any number of labels instead of one."""
+    residency: Residency = outside_identity("auto")
+    """Where images wait: on the ``device``, in ``memory``, or in their files, mapped (``mmap``) or read (``pread``).
+    ``auto``: on the device up to 2 GiB, else mapped on this machine's disks and read from network file systems."""
+    threads: PositiveInt = outside_identity(2)
+    """Threads per rank that gather batches; with ``pread`` four times as many."""
+
+    def labels(self) -> Labels:
+        """Whether an image has one label or several."""
+        return "multi" if self.multi_label else "single"
+
+    def has_val(self) -> bool:
+        """Whether there are images to make choices on."""
+        return self.val is not None or self.val_fraction > 0
+
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as it is stored."""
+        return (self.channels, self.height, self.width)
+
+    def classes(self) -> int:
+        """Number of labels."""
+        return self.num_classes
+
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of an image as the network sees it."""
+        side = self.resize or self.crop
+        return (self.channels, side or self.height, side or self.width)
+
+
+DataConfig = Annotated[Digits | Mnist | Cifar10 | Cifar100 | Synthetic | Shards, OneOf("data set", default="digits")]

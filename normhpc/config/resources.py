@@ -1,5 +1,8 @@
 """What one run gets of a cluster or of this machine. Never changes which run it is."""
 
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
 from normhpc.config.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
 
 
@@ -20,6 +23,16 @@ class Resources(Part):
     """Runs that one Slurm job takes one after another."""
     runs_per_gpu: PositiveInt = 1
     """Runs that share one GPU at a time."""
+    fuse: bool = False
+    """Train runs of one cell, which differ by their seed alone, together in one process, as one run for the place
+    that they take. For small networks on GPUs; on a processor it is often slower. Of one rank each."""
+
+    @model_validator(mode="after")
+    def _fused_runs_have_one_rank(self) -> "Resources":
+        if self.fuse and self.ranks > 1:
+            message = f"true goes with runs of one rank, got nodes x gpus_per_node = {self.ranks}; set it to false"
+            raise PydanticCustomError("disagreement", "{path}: {message}", {"path": "fuse", "message": message})
+        return self
 
     @property
     def ranks(self) -> int:

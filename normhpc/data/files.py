@@ -21,13 +21,27 @@ def data_folder(config: OfficialArchives, title: str, expected: str) -> Path:
             f"{title} is read from a folder with {expected}; set data.path to it, "
             "and data.download: true to fetch the files into it"
         )
-    staged = json.loads(os.environ.get(STAGED_VARIABLE, "{}"))
-    folder = Path(staged.get(config.path, config.path)).expanduser()
+    folder = nearest(config.path)
     if config.download:
         folder.mkdir(parents=True, exist_ok=True)
     if not folder.is_dir():
         raise path_error(f"no folder {folder}; set data.path to one with {expected}, {_OR_DOWNLOAD}")
     return folder
+
+
+def nearest(path: str) -> Path:
+    """The copy of the folder ``path`` on the node's own disk, where a launcher has made one, else the folder itself."""
+    return Path(_staged().get(path, path)).expanduser()
+
+
+def is_staged(path: str) -> bool:
+    """Whether :func:`nearest` is a copy on the node's own disk."""
+    return path in _staged()
+
+
+def _staged() -> dict[str, str]:
+    copies: dict[str, str] = json.loads(os.environ.get(STAGED_VARIABLE, "{}"))
+    return copies
 
 
 def missing_error(folder: Path, title: str, missing: str, expected: str) -> DataError:

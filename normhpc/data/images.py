@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normhpc.config.data import Normalize
 from normhpc.data.order import order
+from normhpc.data.stored import StoredSplit
 
 HELD_OUT_SEED = 0x76616C
 """Seed of the permutation that chooses ``val``; a constant, so that all runs and seeds hold out the same images."""
@@ -29,17 +30,21 @@ class ImageSplit:
         return len(self.labels)
 
 
+Split = ImageSplit | StoredSplit
+"""Images of a split, in memory or in their files."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImageData:
     """An image set, split for training, choosing and reporting."""
 
     name: str
     """As in the configuration."""
-    train: ImageSplit
+    train: Split
     """What is learned from."""
-    val: ImageSplit
+    val: Split
     """Held out of the training images; what choices are made on. May be empty."""
-    test: ImageSplit
+    test: Split
     """What is reported."""
     classes: tuple[str, ...]
     """Name of each label."""
@@ -48,7 +53,10 @@ class ImageData:
     std: tuple[float, ...]
     """Standard deviation (biased) of each channel of ``train``, in 0..1 units."""
     digest: str
-    """Hex BLAKE2b of all training (before ``val`` is held out) and test pixels and labels, and their shapes."""
+    """Hex BLAKE2b of all training (before ``val`` is held out) and test pixels and labels, and their shapes; of shards
+    the BLAKE2b of the checksums in their indexes."""
+    unit: float = 255.0
+    """The stored value that stands for 1."""
 
 
 def assemble(
@@ -70,10 +78,18 @@ def hold_out(rows: int, count: int, seed: int) -> tuple[NDArray[np.int64], NDArr
 
 def rows_of(split: ImageSplit, rows: NDArray[np.int64]) -> ImageSplit:
     """The given rows of ``split``, in that order."""
-    if len(rows) == len(split):
+    if np.array_equal(rows, np.arange(len(split))):
         return split
     index = torch.from_numpy(rows)
     return ImageSplit(split.images.index_select(0, index), split.labels.index_select(0, index))
+
+
+def in_memory(split: Split, rows: NDArray[np.int64]) -> ImageSplit:
+    """The given rows of ``split``, in that order, in memory."""
+    if isinstance(split, ImageSplit):
+        return rows_of(split, rows)
+    chosen = split.subset(rows)
+    return ImageSplit(chosen.images.everything(), chosen.labels)
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

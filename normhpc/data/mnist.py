@@ -21,16 +21,17 @@ EXPECTED = f"{{{','.join(NAMES)}}}, gzip or not, in it or in its MNIST/raw"
 def read_mnist(config: Mnist) -> Source:
     """60,000 training and 10,000 test images, 28x28 grey."""
     folder = data_folder(config, "MNIST", EXPECTED)
-    if config.download and _missing(folder):
+    if config.download and missing_files(folder):
         download("MNIST", folder)
-    if missing := _missing(folder):
+    if missing := missing_files(folder):
         raise missing_error(folder, "MNIST", ", ".join(missing), EXPECTED)
     train, test = (_read_split(folder, *names) for names in (NAMES[:2], NAMES[2:]))
     check_complete(config, folder, "MNIST", (60_000, 10_000), (len(train), len(test)))
     return Source(train, test, tuple("0123456789"))
 
 
-def _missing(folder: Path) -> list[str]:
+def missing_files(folder: Path) -> list[str]:
+    """Files of the set that are in ``folder`` neither plain nor packed."""
     return [name for name in NAMES if _find(folder, name) is None]
 
 

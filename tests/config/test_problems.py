@@ -128,7 +128,7 @@ def test_resources():
     assert [(finding.path, finding.message, finding.unknown_key) for finding in findings_of(caught.value, Resources)] == [
         (("nodes",), "expected a positive integer, got 0", False),
         (("minute",), "unknown key 'minute', did you mean 'minutes'? allowed: nodes, gpus_per_node, cpus_per_gpu, "
-         "mem_gb_per_gpu, minutes, runs_per_job, runs_per_gpu", True),
+         "mem_gb_per_gpu, minutes, runs_per_job, runs_per_gpu, fuse", True),
     ]  # fmt: skip
 
 

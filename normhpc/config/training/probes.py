@@ -46,16 +46,7 @@ class LayerProbes(Part):
     name: Literal["layers"] = "layers"
     every_steps: PositiveInt = 1
     """Optimizer steps between two measurements."""
-    measures: Measures = (
-        "activation_variance",
-        "activation_cosine",
-        "activation_rank",
-        "conv_std",
-        "gradient_norm",
-        "norm_mean",
-        "norm_variance",
-        "dead_channels",
-    )
+    measures: Measures = get_args(Measure)
     """What is measured; see :mod:`normhpc.train.probes` for the formulas. Not with ``model.compile``."""
     feature_quantiles: Quantiles = ()
     """Quantiles of the pooled features before the classifier over all ``val`` images, after each epoch."""

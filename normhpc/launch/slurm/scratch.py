@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from normhpc.config import RunConfig
-from normhpc.config.data import STAGED_VARIABLE, OfficialArchives
+from normhpc.config.data import STAGED_VARIABLE, OfficialArchives, Shards
 from normhpc.errors import BusyError
 from normhpc.record.lock import exclusive_lock
 
@@ -37,6 +37,8 @@ def stage_data(scratch: str, configs: Iterable[RunConfig]) -> None:
 
 def _data_path(config: RunConfig) -> str | None:
     data = config.data
+    if isinstance(data, Shards):
+        return data.path
     return data.path if isinstance(data, OfficialArchives) and not data.download else None
 
 
