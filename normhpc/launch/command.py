@@ -14,7 +14,7 @@ from normhpc.errors import InputError
 from normhpc.launch.code import code_version
 from normhpc.launch.live import watcher_for
 from normhpc.launch.local import LocalLauncher, counted, held_sweep
-from normhpc.launch.ranks import Command, Job, train_command
+from normhpc.launch.ranks import Command, Job, cell_of, together, train_command
 from normhpc.launch.slots import make_slots
 from normhpc.record import SEALED, STATES, State, read_status
 from normhpc.sweep import Run
@@ -88,7 +88,7 @@ def launch_locally(
         if plan.launch:
             with watcher_for(plan, len(places), console) as watcher:
                 launcher = LocalLauncher(places, watcher, command=command)
-                uninterrupted = launcher.run([_job(plan, run, begun) for run in plan.launch])
+                uninterrupted = launcher.run(together([_job(plan, run, begun) for run in plan.launch]))
     states = {run.run_id: read_status(plan.run_folder(run)).state for run in begun}
     plan.states |= states
     _print_outcome(plan, begun, console)
@@ -138,7 +138,7 @@ def _job(plan: Plan, run: Run, begun: list[Run]) -> Job:
         config = RunConfig.model_validate(values)
         folder.create(config, sweep=plan.sweep.name, swept=run.swept, resources=run.resources, code=code_version())
 
-    return Job(folder, plan.label(run), run.resources, create, values["epochs"])
+    return Job(folder, plan.label(run), run.resources, create, values["epochs"], cell_of(values, run.resources))
 
 
 def _print_outcome(plan: Plan, begun: list[Run], console: Console) -> None:

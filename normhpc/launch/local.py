@@ -109,7 +109,8 @@ class LocalLauncher:
                 while self._active or (waiting and not self._closing):
                     self._start_what_fits(waiting)
                     self._watch()
-                    self._watcher.tick(self._active, len(waiting))
+                    active = [each for run in self._active for each in run.of_each()]
+                    self._watcher.tick(active, sum(len(job.runs) for job in waiting))
                     time.sleep(_POLL_SECONDS)
             finally:
                 for run in self._active:
@@ -149,26 +150,29 @@ class LocalLauncher:
                 self._give_up(job, error)
 
     def _start(self, job: Job, slots: list[Slot]) -> None:
-        job.create()
-        append_event(job.folder, "submitted", **self._origin)
+        for member in job.runs:
+            member.create()
+            append_event(member.folder, "submitted", **self._origin)
         run = ActiveRun(job, slots)
         self._active.append(run)
         self._free = [slot for slot in self._free if slot not in slots]
         run.start(self._command)
-        self._watcher.started(run)
+        for each in run.of_each():
+            self._watcher.started(each)
 
     def _give_up(self, job: Job, error: OSError) -> None:
         """Start nothing more, because ``job`` cannot be started; what is under way goes on."""
         started = [run for run in self._active if run.job is job]
         for run in started:
             run.kill()
-        with contextlib.suppress(OSError):
-            job.folder.path.rmdir()  # only if nothing is in it
+        for each in job.runs:
+            with contextlib.suppress(OSError):
+                each.folder.path.rmdir()  # only if nothing is in it
         self._fault = RecordError(
             f"{job.folder.path}: cannot be started ({error.strerror or error}); nothing more was launched, "
             "the same command goes on from here"
         )
-        others = len(self._active) - len(started)
+        others = sum(len(run.job.runs) for run in self._active if run not in started)
         if others:
             self._watcher.told(f"{self._fault}; waiting for {counted(others, 'run')} under way")
 
@@ -184,8 +188,9 @@ class LocalLauncher:
 
     def _watch(self) -> None:
         if self._stop_signals and any(run.stop_asked is None for run in self._active):
+            active = sum(len(run.job.runs) for run in self._active)
             self._watcher.told(
-                f"stopping: {counted(len(self._active), 'run')} under way to save first; Ctrl-C again kills at once"
+                f"stopping: {counted(active, 'run')} under way to save first; Ctrl-C again kills at once"
             )
         for run in list(self._active):
             gone, now = run.poll(), time.monotonic()
@@ -215,10 +220,11 @@ class LocalLauncher:
 
     def _end(self, run: ActiveRun) -> None:
         run.release()
-        state = _conclude(run, self._stopped_by)
+        ended = [(each, _conclude(each, self._stopped_by)) for each in run.of_each()]
         self._active.remove(run)
         self._free = sorted([*self._free, *run.slots], key=lambda slot: slot.number)
-        self._watcher.ended(run, state)
+        for each, state in ended:
+            self._watcher.ended(each, state)
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """The processes of one run on this machine: started, heard, ended."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -9,10 +10,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from normhpc.config import Resources
 from normhpc.launch.slots import Slot
@@ -43,6 +44,31 @@ class Job:
     create: Callable[[], None]
     epochs: int | None = None
     """How many it will train, for people who watch."""
+    cell: str | None = None
+    """What it has in common with the runs that may be trained in its process; None for a run to itself."""
+    beside: "tuple[Job, ...]" = ()
+    """Other runs of the same cell, which its process trains as well."""
+
+    @property
+    def runs(self) -> "tuple[Job, ...]":
+        """It and those beside it."""
+        return (self, *self.beside)
+
+
+def cell_of(config: Mapping[str, Any], resources: Resources) -> str | None:
+    """The :attr:`Job.cell` of a run with this complete configuration: equal for runs that differ by their seed alone."""
+    if not resources.fuse:
+        return None
+    cell = {name: value for name, value in config.items() if name != "seed"}
+    return json.dumps([cell, resources.model_dump(mode="json")], sort_keys=True)
+
+
+def together(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs with those of one cell as one, in the place of its first."""
+    cells: dict[object, list[Job]] = {}
+    for job in jobs:
+        cells.setdefault(job.cell or job.folder, []).append(job)
+    return [replace(first, beside=tuple(others)) for first, *others in cells.values()]
 
 
 @dataclass(slots=True)
@@ -67,14 +93,19 @@ class ActiveRun:
         """Wall time since the start."""
         return time.monotonic() - self.started
 
+    def of_each(self) -> "list[ActiveRun]":
+        """Itself, once for each run that its processes train."""
+        return [replace(self, job=job) for job in self.job.runs] if self.job.beside else [self]
+
     def start(self, command: Command) -> None:
         """Start every rank, all in one process group. Raises OSError; what has been started then is in ``ranks``."""
         self._rendezvous = Path(tempfile.mkdtemp(prefix="normhpc-"))
         for rank in range(self.job.resources.ranks):
-            log = self.job.folder.log.open("ab", buffering=0)
+            logs: list[IO[bytes]] = []
             try:
+                logs += (job.folder.log.open("ab", buffering=0) for job in self.job.runs)
                 process = subprocess.Popen(
-                    command(self.job.folder),
+                    [*command(self.job.folder), *(str(job.folder.path) for job in self.job.beside)],
                     env=rank_environment(self.job.resources, self.slots, rank, self._rendezvous),
                     stdin=subprocess.PIPE,  # its closing tells the rank that the launcher is gone
                     stdout=subprocess.PIPE,
@@ -82,10 +113,11 @@ class ActiveRun:
                     process_group=self.ranks[0].pid if self.ranks else 0,
                 )
             except OSError:
-                log.close()
+                for log in logs:
+                    log.close()
                 raise
             self.ranks.append(process)
-            self._pumps.append(threading.Thread(target=pump_output, args=(process.stdout, log, rank), daemon=True))
+            self._pumps.append(threading.Thread(target=pump_output, args=(process.stdout, logs, rank), daemon=True))
             self._pumps[-1].start()
 
     def poll(self) -> bool:
@@ -149,9 +181,12 @@ def rank_environment(resources: Resources, slots: list[Slot], rank: int, rendezv
     return {name: value for name, value in os.environ.items() if not name.startswith(_LEAKING)} | own
 
 
-def pump_output(source: IO[bytes], log: IO[bytes], rank: int) -> None:
-    """Copy a rank's output into the run's log, a whole line at a time under the rank's number."""
-    with source, log:
+def pump_output(source: IO[bytes], logs: Sequence[IO[bytes]], rank: int) -> None:
+    """Copy a rank's output into the log of each run, a whole line at a time under the rank's number."""
+    with contextlib.ExitStack() as opened:
+        for file in (source, *logs):
+            opened.enter_context(file)
         for line in source:
-            with contextlib.suppress(OSError):  # a full disk must not block the rank
-                log.write(b"[%d] %s\n" % (rank, line.rstrip(b"\n")))
+            for log in logs:
+                with contextlib.suppress(OSError):  # a full disk must not block the rank
+                    log.write(b"[%d] %s\n" % (rank, line.rstrip(b"\n")))

@@ -99,24 +99,29 @@ class EarlyStop:
         self.reason = signal.Signals(number).name
 
 
-def run_rank(run_dir: Path) -> int:
-    """Train ``run_dir`` as the rank that the environment names. Returns the exit code.
+def run_rank(*run_dirs: Path) -> int:
+    """Train the runs in ``run_dirs`` as the rank that the environment names, several together. Returns the exit code.
 
-    0 sealed, 1 failed (recorded in the run's events), 2 bad input, 130 stopped and saved. Raises
-    :class:`~normhpc.errors.NormhpcError` for a folder that is no run.
+    0 sealed, 1 failed (recorded in the run's events), 2 bad input, 130 stopped and saved; of several runs stopped
+    goes before failed. Raises :class:`~normhpc.errors.NormhpcError` for a folder that is no run.
     """
     early = EarlyStop()
     watch = watched_launcher()
     has_peers = os.environ.get("WORLD_SIZE", "1") != "1"
     from normhpc.record import RunFolder, read_summary
 
-    folder = RunFolder(run_dir)
-    folder.read_run()  # a slip is told before torch is loaded, which takes seconds
-    if (summary := read_summary(folder)) is not None:
-        if os.environ.get("RANK", "0") == "0":
+    folders = [RunFolder(run_dir) for run_dir in run_dirs]
+    for folder in folders:
+        folder.read_run()  # a slip is told before torch is loaded, which takes seconds
+    left = []
+    for folder in folders:
+        if (summary := read_summary(folder)) is None:
+            left.append(folder.path)
+        elif os.environ.get("RANK", "0") == "0":
             _tell_result(folder, summary)
+    if not left:
         return _leave(0, at_once=watch is not None)
-    from normhpc.train import Interrupted, StopRequest, run, stop_on_signals
+    from normhpc.train import Interrupted, StopRequest, run, run_together, stop_on_signals
 
     request = StopRequest()
     if watch is not None:
@@ -124,7 +129,10 @@ def run_rank(run_dir: Path) -> int:
     with stop_on_signals(request):
         request.reason = request.reason or early.reason
         try:
-            run(run_dir, request)
+            if len(left) == 1:
+                run(left[0], request)
+            else:
+                run_together(left, request)
         except Interrupted as interrupted:
             print(interrupted, file=sys.stderr, flush=True)
             return _leave(INTERRUPTED, at_once=watch is not None)
@@ -162,11 +170,11 @@ def _leave(code: int, *, at_once: bool) -> int:
     return code
 
 
-def load_trained(folder: "RunFolder", info: "RunInfo", weights: Path) -> "Trained":
+def load_trained(folder: "RunFolder", info: "RunInfo", weights: Path, device_name: str | None = None) -> "Trained":
     """A run's network with ``weights``; see :func:`normhpc.train.trained.load_trained`."""
     from normhpc.train.trained import load_trained
 
-    return load_trained(folder, info, weights)
+    return load_trained(folder, info, weights, device_name)
 
 
 def try_cases(cases: Sequence[tuple[str, "RunConfig", int]], tell: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Training: functions over small dataclasses."""
 
+from normhpc.train.fused import run_together as run_together
 from normhpc.train.loop import Interrupted as Interrupted
 from normhpc.train.loop import run as run
 from normhpc.train.stop import StopRequest as StopRequest

@@ -161,7 +161,9 @@ def _pieces(value: Any) -> Iterator[bytes | memoryview]:
 
 def _cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.detach().cpu()
+        copied = value.detach().cpu()
+        # a file holds whole storages: that of one of several networks trained together is that of all of them
+        return copied if copied.untyped_storage().nbytes() == copied.nbytes else copied.clone()
     if isinstance(value, Mapping):
         return {key: _cpu(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

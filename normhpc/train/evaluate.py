@@ -39,8 +39,12 @@ def assess(model: nn.Module, batches: Batches, config: RunConfig, world: World) 
     measured = _KINDS[config.data.labels()](rows, config.data.classes(), world.device)
     was_training = model.training
     model.eval()
-    for block in range(world.rank, math.ceil(rows / BLOCK), world.size):
-        start, stop = block * BLOCK, min(rows, (block + 1) * BLOCK)
+    blocks = [
+        (block * BLOCK, min(rows, (block + 1) * BLOCK))
+        for block in range(world.rank, math.ceil(rows / BLOCK), world.size)
+    ]
+    batches.expect_blocks(blocks)
+    for start, stop in blocks:
         images, labels = batches.evaluate(start, stop)
         with autocast(config.precision, world.device):
             logits = model(images)

@@ -8,10 +8,13 @@ import platform
 import resource
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from normhpc.norms import plan_of
 from normhpc.record import RecordWriter, RunFolder, append_event, read_summary
@@ -19,7 +22,7 @@ from normhpc.train.checkpoint import save_weights
 from normhpc.train.evaluate import assess, evaluate
 from normhpc.train.metrics import CHOSEN_BY
 from normhpc.train.schedule import follow_val_loss
-from normhpc.train.setup import images_per_statistic, seed_step
+from normhpc.train.setup import images_per_statistic, micro_batches, seed_step
 from normhpc.train.startup import prepare_torch
 from normhpc.train.state import EpochSums
 from normhpc.train.step import train_step
@@ -80,7 +83,7 @@ def run(record_dir: Path | str, stop: StopRequest | None = None) -> dict[str, An
         except (Interrupted, KeyboardInterrupt):
             raise
         except Exception as error:
-            _record_failure(folder, world, writer, error)
+            record_failure(folder, world, writer, error)
             raise
 
 
@@ -88,14 +91,24 @@ def _train(training: Training) -> dict[str, Any]:
     """All epochs that are left, the test, the seal."""
     try:
         while training.state.position.epoch < training.config.epochs:
-            decision = train_epoch(training)
-            _end_epoch(training, decision)
-        details = _test(training)
+            train_epoch(training)
+            end_epoch(training)
+        return finish(training)
     except Diverged as diverged:
-        write_probes(training, before_step=diverged.step + 1)
-        return _seal(training, {"state": "diverged", "diverged_at_step": diverged.step, "final": {}})
+        return seal_diverged(training, diverged)
+
+
+def finish(training: Training) -> dict[str, Any]:
+    """The test and the seal, after the last epoch; returns the summary. May raise :class:`Diverged`."""
+    details = _test(training)
     final = training.state.position.final
     return _seal(training, {"state": "finished", "final": final | _generalization(final), **details})
+
+
+def seal_diverged(training: Training, diverged: Diverged) -> dict[str, Any]:
+    """Seal a run whose loss is no number; returns the summary."""
+    write_probes(training, before_step=diverged.step + 1)
+    return _seal(training, {"state": "diverged", "diverged_at_step": diverged.step, "final": {}})
 
 
 def _test(training: Training) -> dict[str, Any]:
@@ -117,27 +130,52 @@ def _generalization(final: dict[str, float]) -> dict[str, float]:
     return {"generalization_ratio": final["test_top1"] / trained} if trained else {}
 
 
-def train_epoch(training: Training) -> Decision:
-    """The steps that are left of the current epoch. Returns the decision that stands at its end."""
-    state, config, world = training.state, training.config, training.world
-    position, steps = state.position, training.steps_per_epoch
+def train_epoch(training: Training) -> None:
+    """The steps that are left of the current epoch."""
+    for rows in epoch_steps(training):
+        step_alone(training, rows)
+
+
+def step_alone(training: Training, rows: NDArray[np.int64]) -> None:
+    """Learn from the global batch ``rows``."""
+    config, position, steps = training.config, training.state.position, training.steps_per_epoch
+    seed_step(config.seed, position.epoch * steps + position.step, training.world)
+    train_step(training.state, training.train, rows, config, training.world, updates_per_epoch=steps)
+
+
+def epoch_steps(training: Training) -> Iterator[NDArray[np.int64]]:
+    """The global batch of each step that is left of the current epoch, to be learned before the next is asked for.
+
+    In between the run saves itself, or stops. Raises :class:`Diverged` and :class:`Interrupted`.
+    """
+    position, steps, size = training.state.position, training.steps_per_epoch, training.config.batch_size
     rows = training.rows(position.epoch)
-    first, decision = position.step, Decision()
+    training.train.expect(position.epoch, _steps_left(training, rows))
+    first, training.decision = position.step, Decision()
     began = began_warm = training.counted_until = time.perf_counter()
     while position.step < steps:
         step = position.epoch * steps + position.step
-        seed_step(config.seed, step, world)
-        batch = rows[position.step * config.batch_size : (position.step + 1) * config.batch_size]
-        train_step(state, training.train, batch, config, world, updates_per_epoch=steps)
+        yield _batch(rows, position.step, size)
         if position.step == first + 1:
             began_warm = time.perf_counter()
-        decision = _decide(training, step)
+        decision = training.decision = _decide(training, step)
         if decision.diverged_step is not None:
             raise Diverged(decision.diverged_step)
         if position.step < steps:
             _act(training, decision)
     _count_time(training, steps - first, began, began_warm)
-    return decision
+
+
+def _batch(rows: NDArray[np.int64], step: int, batch_size: int) -> NDArray[np.int64]:
+    return rows[step * batch_size : (step + 1) * batch_size]
+
+
+def _steps_left(training: Training, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], list[slice]]]:
+    """Number, global batch and this rank's parts of it, of each step that is left of the epoch."""
+    config = training.config
+    parts = micro_batches(config.batch_size, training.world, config.optim.accumulate)
+    for step in range(training.state.position.step, training.steps_per_epoch):
+        yield step, _batch(rows, step, config.batch_size), parts
 
 
 def _decide(training: Training, step: int) -> Decision:
@@ -199,10 +237,10 @@ def _count_time(training: Training, steps: int, began: float, began_warm: float)
         clock.warm_images, clock.warm_seconds = batch_size, now - began
 
 
-def _end_epoch(training: Training, decision: Decision) -> None:
+def end_epoch(training: Training) -> None:
     """Measure, record, save; stop here when that was decided with the last step."""
     state, config, world = training.state, training.config, training.world
-    position = state.position
+    position, decision = state.position, training.decision
     sums = torch.tensor(dataclasses.astuple(state.sums), dtype=torch.float64, device=world.device)
     loss, top1, images = world.sum(sums).tolist()
     position.epoch += 1
@@ -263,7 +301,7 @@ def _log_metrics(
     step = position.epoch * training.steps_per_epoch
     training.writer.metrics(epoch=position.epoch, step=step, split=split, values={**measured, **(speed or {})})
     shown = " ".join(f"{name} {value:.4f}" for name, value in measured.items())
-    print(f"epoch {position.epoch}/{training.config.epochs} {split} {shown}", flush=True)
+    print(f"{training.prefix}epoch {position.epoch}/{training.config.epochs} {split} {shown}", flush=True)
 
 
 def _seal(training: Training, outcome: dict[str, Any]) -> dict[str, Any]:
@@ -324,7 +362,7 @@ def _record_missed_meeting(folder: RunFolder, error: Exception) -> None:
         append_event(folder, "lost", rank=rank, host=host, message=message)
 
 
-def _record_failure(folder: RunFolder, world: World, writer: RecordWriter | None, error: Exception) -> None:
+def record_failure(folder: RunFolder, world: World, writer: RecordWriter | None, error: Exception) -> None:
     """Say in the record which rank failed, where and how. A rank that only lost its peer leaves that to the peer."""
     place = {"rank": world.rank, "host": platform.node()}
     with contextlib.suppress(OSError):

@@ -18,10 +18,15 @@ class Matrix:
         # rotation, and what is orthogonal stays so
         inner = sorted(range(1, parameter.ndim), key=parameter.stride, reverse=True)
         self._order = (0, *inner)
-        self.view = parameter.detach().permute(self._order).view(len(parameter), -1)
+        self.view = self._of_weight()
+
+    def _of_weight(self) -> torch.Tensor:
+        return self.parameter.detach().permute(self._order).view(len(self.parameter), -1)
 
     def take_gradient(self) -> None:
-        """Give the matrix the gradient of its weight."""
+        """Give the matrix the gradient of its weight, and its memory where the weight was moved."""
+        if self.view.data_ptr() != self.parameter.data_ptr():
+            self.view.data = self._of_weight()
         gradient = self.parameter.grad
         self.view.grad = None if gradient is None else gradient.permute(self._order).reshape(self.view.shape)
 

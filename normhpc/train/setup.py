@@ -11,8 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import models
 from normhpc.config import RunConfig
+from normhpc.config.data import Shards
 from normhpc.config.training import LayerProbes as LayerProbesConfig
-from normhpc.data import Batches, ImageData, ImageSplit, centre_and_scale, rank_share, step_seed
+from normhpc.data import Batches, ImageData, Split, centre_and_scale, rank_share, step_seed
 from normhpc.errors import InputError, Problem
 from normhpc.norms import Norm
 from normhpc.train.average import WeightAverage
@@ -89,7 +90,7 @@ def refuse_nondeterministic_pools(model: nn.Module) -> None:
         raise InputError(Problem(message, path="model.deterministic"))
 
 
-def build_batches(config: RunConfig, data: ImageData, split: ImageSplit, world: World, *, train: bool) -> Batches:
+def build_batches(config: RunConfig, data: ImageData, split: Split, world: World, *, train: bool) -> Batches:
     """``split`` on this rank's device; augmented only for training."""
     return Batches(
         split,
@@ -98,7 +99,9 @@ def build_batches(config: RunConfig, data: ImageData, split: ImageSplit, world: 
         augment=config.augment if train else None,
         seed=config.seed,
         channels_last=config.model.channels_last,
+        crop=config.data.crop if isinstance(config.data, Shards) else None,
         resize=config.data.resize,
+        unit=data.unit,
     )
 
 
@@ -114,6 +117,13 @@ def shares_of(batch_size: int, ranks: int) -> list[int]:
     """Images of a global batch that each of so many ranks takes."""
     slices = [rank_share(batch_size, rank, ranks) for rank in range(ranks)]
     return [part.stop - part.start for part in slices]
+
+
+def micro_batches(rows: int, world: World, accumulate: int) -> list[slice]:
+    """The parts of a global batch of so many images that this rank learns from, one after another."""
+    share = rank_share(rows, world.rank, world.size)
+    parts = [rank_share(share.stop - share.start, piece, accumulate) for piece in range(accumulate)]
+    return [slice(share.start + part.start, share.start + part.stop) for part in parts]
 
 
 def check_shares(config: RunConfig, ranks: int, file: str = "") -> None:

@@ -7,12 +7,13 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from normhpc.config import RunConfig
-from normhpc.data import Batches, rank_share
+from normhpc.data import Batches
 from normhpc.train.losses import summed_loss
 from normhpc.train.optimizer import peak_lr, set_lr
 from normhpc.train.precision import autocast
 from normhpc.train.probes import Reading
 from normhpc.train.schedule import lr_factor
+from normhpc.train.setup import micro_batches
 from normhpc.train.state import Measured, TrainState
 from normhpc.train.world import World
 
@@ -27,19 +28,9 @@ def train_step(
     unequal the shares are. Nothing here waits for the device, except that fp16 reads the scaler's verdict.
     """
     position = state.position
-    state.lr = peak_lr(config.optim, config.batch_size) * lr_factor(
-        config.schedule, position.updates, updates_per_epoch, config.epochs, position.lr_drops
-    )
-    set_lr(state.optimizer, state.lr)
-    # Here and not after the update: gradients that stay until now keep glibc from handing the heap back to the
-    # system between steps, only to fault it in again (a tenth of the time of a ResNet-20 on a CPU).
-    state.optimizer.zero_grad(set_to_none=True)
-    share = rank_share(len(rows), world.rank, world.size)
+    step = begin_update(state, config, updates_per_epoch=updates_per_epoch)
     pieces = config.optim.accumulate
-    step = position.epoch * updates_per_epoch + position.step
-    for piece in range(pieces):
-        part = rank_share(share.stop - share.start, piece, pieces)
-        part = slice(share.start + part.start, share.start + part.stop)
+    for piece, part in enumerate(micro_batches(len(rows), world, pieces)):
         images, labels, targets = batches.train(rows, position.epoch, position.step, part)
         with _synchronized(state, last=piece == pieces - 1), _measuring(state, step, piece, len(images)) as reading:
             with autocast(config.precision, world.device):
@@ -47,12 +38,30 @@ def train_step(
                 loss = summed_loss(logits, targets, config.loss)
             if reading is not None:
                 reading.watch(loss)
-            # the factor goes in as the gradient to start from: one kernel instead of a product and its derivative
-            torch.autograd.backward(state.scaler.scale(loss), torch.full_like(loss, world.size / len(rows)))
+            # a product, not a gradient to start from, for which torch would import sympy: a second of every run
+            torch.autograd.backward(state.scaler.scale(loss * (world.size / len(rows))))
         state.pending.append(Measured(step, loss.detach(), logits.detach(), labels))
+    end_update(state)
+
+
+def begin_update(state: TrainState, config: RunConfig, *, updates_per_epoch: int) -> int:
+    """Set the rate of the schedule and drop the old gradients; the number of the step since the start of the run."""
+    position = state.position
+    state.lr = peak_lr(config.optim, config.batch_size) * lr_factor(
+        config.schedule, position.updates, updates_per_epoch, config.epochs, position.lr_drops
+    )
+    set_lr(state.optimizer, state.lr)
+    # Here and not after the update: gradients that stay until now keep glibc from handing the heap back to the
+    # system between steps, only to fault it in again (a tenth of the time of a ResNet-20 on a CPU).
+    state.optimizer.zero_grad(set_to_none=True)
+    return position.epoch * updates_per_epoch + position.step
+
+
+def end_update(state: TrainState) -> None:
+    """Learn from the gradients of the whole batch; the step is then done."""
     if _apply_gradients(state):
-        position.updates += 1
-    position.step += 1
+        state.position.updates += 1
+    state.position.step += 1
 
 
 def _synchronized(state: TrainState, *, last: bool) -> contextlib.AbstractContextManager[object]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from normhpc import data as image_data
 from normhpc import models
 from normhpc.config import RunConfig
-from normhpc.data import ImageData, ImageSplit
+from normhpc.data import UNITS, ImageData, ImageSplit
 from normhpc.errors import CheckpointError, InputError
 from normhpc.record import RunFolder, RunInfo, read_summary
 from normhpc.train.checkpoint import last_weights
@@ -40,14 +40,22 @@ class Trained:
     classes: tuple[str, ...]
     """Name of each label."""
 
-    def logits(self, pixels: NDArray[np.uint8], block: int | None = None) -> Iterator[Tensor]:
+    def logits(self, pixels: NDArray[np.generic], block: int | None = None) -> Iterator[Tensor]:
         """Logits (B, outputs) in fp32 on the CPU of (N, H, W, C) stored values, ``block`` images after another.
 
         With the blocks of the evaluation, which None takes, they are its bits.
         """
         split = ImageSplit(torch.from_numpy(pixels), torch.zeros(len(pixels), dtype=torch.int64))
         data = ImageData(
-            self.config.data.name, split, split, split, self.classes, self.pixel_mean, self.pixel_std, digest=""
+            self.config.data.name,
+            split,
+            split,
+            split,
+            self.classes,
+            self.pixel_mean,
+            self.pixel_std,
+            digest="",
+            unit=UNITS[split.images.dtype],
         )
         batches = build_batches(self.config, data, split, World(0, 1, self.device), train=False)
         size = block or BLOCK
@@ -60,15 +68,16 @@ class Trained:
             yield answer.float().cpu()
 
 
-def load_trained(folder: RunFolder, info: RunInfo, weights: Path) -> Trained:
-    """The network of a run with the ``weights`` in its ``best.pt`` or ``checkpoint.pt``, on a GPU if there is one.
+def load_trained(folder: RunFolder, info: RunInfo, weights: Path, device_name: str | None = None) -> Trained:
+    """The network of a run with the ``weights`` in its ``best.pt`` or ``checkpoint.pt``.
 
+    On the device of that name; for None on a GPU if there is one.
     Reads the images of the run only where its summary does not say what predicting needs of them. Raises
     :class:`InputError` for weights that are damaged or of another network; only ``checkpoint.pt`` says which run it is of.
     """
     config = info.config
     prepare_torch(config, info.resources)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = models.build(_without_first_weights(config))
     try:
         state = (

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from normhpc.train.setup import (
     weights_sha256,
 )
 from normhpc.train.state import TrainState
-from normhpc.train.stop import Agreement, StopRequest
+from normhpc.train.stop import Agreement, Decision, StopRequest
 from normhpc.train.world import World
 
 
@@ -59,6 +60,10 @@ class Training:
     writer: RecordWriter | None
     stop: StopRequest
     agreement: Agreement
+    prefix: str = ""
+    """What stands before each line it prints: where several are trained together, which one it is."""
+    decision: Decision = field(default_factory=Decision)
+    """What all ranks decided after the newest step."""
     probes: ProbeRecorder = field(init=False)
     epochs_before: int = 0
     """Epochs that earlier attempts finished."""
@@ -107,16 +112,40 @@ class Training:
             self.writer.event(kind, **details)
 
 
-def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, writer: RecordWriter | None) -> Training:
+class Splits(NamedTuple):
+    """The images of a run, and what is known of them."""
+
+    train: Batches
+    val: Batches
+    test: Batches
+    digest: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+def prepare(
+    folder: RunFolder,
+    info: RunInfo,
+    world: World,
+    stop: StopRequest,
+    writer: RecordWriter | None,
+    *,
+    beside: Training | None = None,
+    trained_with: Sequence[str] = (),
+) -> Training:
     """Load the images, build the network and take up the newest checkpoint.
+
+    ``beside`` is a run that differs by its seed alone: its images are used, not loaded once more. ``trained_with`` are
+    the ids of all runs that this process is to train together, for the record.
 
     Raises :class:`InputError` when the batch does not fit the images or the ranks, or the schedule or the learning
     rates of single layers not the images or the network.
     """
     config = info.config
-    images = image_data.load(config.data)
-    _check_batch(config, len(images.train), world.size, str(folder.run_json))
-    _check_val(config, len(images.val), str(folder.run_json))
+    splits = _splits_of(beside, config.seed) if beside is not None else _load_splits(config, world)
+    _check_batch(config, len(splits.train), world.size, str(folder.run_json))
+    _check_val(config, len(splits.val), str(folder.run_json))
     state = build_state(config, world)
     training = Training(
         folder=folder,
@@ -124,14 +153,14 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
         config=config,
         world=world,
         state=state,
-        train=build_batches(config, images, images.train, world, train=True),
-        val=build_batches(config, images, images.val, world, train=False),
-        test=build_batches(config, images, images.test, world, train=False),
-        data_digest=images.digest,
+        train=splits.train,
+        val=splits.val,
+        test=splits.test,
+        data_digest=splits.digest,
         weights_sha256=weights_sha256(config) if world.leads else None,
-        pixel_mean=images.mean,
-        pixel_std=images.std,
-        classes=images.classes,
+        pixel_mean=splits.mean,
+        pixel_std=splits.std,
+        classes=splits.classes,
         writer=writer,
         stop=stop,
         agreement=Agreement(world),
@@ -150,10 +179,36 @@ def prepare(folder: RunFolder, info: RunInfo, world: World, stop: StopRequest, w
         step=position.step,
         images_per_rank=training.shares,
         images_per_statistic=images_per_statistic(training.state.model, config, training.shares),
-        data_digest=images.digest,
+        data_digest=splits.digest,
         weights_sha256=training.weights_sha256,
+        **({"trained_with": list(trained_with)} if trained_with else {}),
     )
     return training
+
+
+def _load_splits(config: RunConfig, world: World) -> Splits:
+    images = image_data.load(config.data)
+    return Splits(
+        train=build_batches(config, images, images.train, world, train=True),
+        val=build_batches(config, images, images.val, world, train=False),
+        test=build_batches(config, images, images.test, world, train=False),
+        digest=images.digest,
+        mean=images.mean,
+        std=images.std,
+        classes=images.classes,
+    )
+
+
+def _splits_of(beside: Training, seed: int) -> Splits:
+    return Splits(
+        train=beside.train.with_seed(seed),
+        val=beside.val,
+        test=beside.test,
+        digest=beside.data_digest,
+        mean=beside.pixel_mean,
+        std=beside.pixel_std,
+        classes=beside.classes,
+    )
 
 
 def _settle_buckets(training: Training) -> None:

@@ -27,9 +27,10 @@ def cluster(minicluster: "Minicluster") -> Iterator["Minicluster"]:
 
 
 def test_preemption_by_a_job_of_high_priority(cluster, tmp_path):
-    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 30, "epoch_seconds": 0.1})
+    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 60, "epoch_seconds": 0.1})
     sweep.sweep()
     sweep.until("started", 2)
+    sweep.until_saved(2)
     options = ("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null")
     high = cluster.submit(*options, "--wrap=sleep 1")
     cluster.wait_for_state(high, "RUNNING", "COMPLETED")
@@ -78,11 +79,13 @@ def test_node_that_loses_power(cluster, tmp_path):
     )
     sweep.sweep()
     sweep.until("started")
-    time.sleep(1)
+    sweep.until_saved()
     cluster.kill_node("n1", with_jobs=True)
     began = time.monotonic()
-    until(lambda: sweep.jobs("PENDING"), 60)
-    cluster.start_node("n1")
+    try:
+        until(lambda: sweep.jobs("PENDING"), 120)
+    finally:
+        cluster.start_node("n1")
     # nothing hurries it: Slurm waits until the credentials of the lost job have run out, or takes the new one for it
     sweep.until("resumed")
     print(f"training goes on {time.monotonic() - began:.1f} s after the loss of the node")
@@ -97,7 +100,7 @@ def test_node_that_slurm_gives_up_but_that_trains_on(cluster, tmp_path):
     node = cluster.run("squeue", "--noheader", "--format=%N").stdout.strip()
     cluster.kill_node(node)
     try:
-        until(lambda: sweep.jobs("PENDING"), 60)
+        until(lambda: sweep.jobs("PENDING"), 120)
         sweep.wait()
         sweep.assert_finished_once(1)
         assert sweep.counts()["started"] == 1
@@ -225,10 +228,10 @@ def test_record_folder_that_cannot_be_written(cluster, tmp_path):
 
 
 def test_cancelled_task_says_so_and_goes_on_with_the_next_launch(cluster, tmp_path):
-    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 20, "epoch_seconds": 0.2})
+    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 40, "epoch_seconds": 0.2})
     sweep.sweep()
     sweep.until("started", 2)
-    time.sleep(0.5)
+    sweep.until_saved(2)
     cluster.run("scancel", sweep.jobs()[0])
     sweep.wait()
     assert len(sweep.finished()) == 1

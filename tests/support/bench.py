@@ -30,7 +30,8 @@ class Notes(Watcher):
         self.lines.append(line)
 
     def tick(self, active: list[ActiveRun], waiting: int) -> None:
-        held = [slot.number for run in active for slot in run.slots]
+        processes = {id(run.ranks): run for run in active}.values()
+        held = [slot.number for run in processes for slot in run.slots]
         assert len(held) == len(set(held))
         self.busiest = max(self.busiest, len(held))
 
@@ -42,10 +43,10 @@ class Bench:
         self.folder = folder
         self.notes = Notes()
 
-    def job(self, name: str, ranks: int = 1, **resources: int) -> Job:
+    def job(self, name: str, ranks: int = 1, cell: str | None = None, **resources: int) -> Job:
         folder = RunFolder(self.folder / name)
         needs = Resources.model_validate({"gpus_per_node": ranks} | resources)
-        return Job(folder, name, needs, lambda: folder.path.mkdir(parents=True, exist_ok=True))
+        return Job(folder, name, needs, lambda: folder.path.mkdir(parents=True, exist_ok=True), cell=cell)
 
     def launch(self, slots: list[Slot], *jobs: Job, patience: Patience | None = None) -> bool:
         return LocalLauncher(slots, self.notes, command=fake_command, patience=patience).run(jobs)

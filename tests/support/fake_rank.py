@@ -1,6 +1,6 @@
 """A rank that trains nothing: it keeps the record that a training would keep, and starts in a blink.
 
-``python fake_rank.py RUN_DIR``. FAKE_RANKS is JSON: the name of the run's folder, or its seed, to its behaviour:
+``python fake_rank.py RUN_DIR ...``, several one after another. FAKE_RANKS is JSON: the name of the run's folder, or its seed, to its behaviour:
 
     epochs, epoch_seconds   how long it lives; it goes on from its checkpoint and saves itself when asked to stop
     save_seconds            how long it takes to save itself
@@ -101,15 +101,19 @@ def train(run: Path, behaviour: dict, stop: Stop) -> int:
 
 
 def main() -> int:
-    run = Path(sys.argv[1])
-    behaviour, stop = behaviour_of(run), Stop()
-    trace("start", run)
+    stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM, signal.SIGUSR2])
     watch = watched_launcher()
     if watch is not None:
         watch.request = stop
+    return max(keep(Path(run), stop) for run in sys.argv[1:])
+
+
+def keep(run: Path, stop: Stop) -> int:
+    behaviour = behaviour_of(run)
+    trace("start", run)
     print(behaviour.get("say", ""), end="", flush=True)
     with (run / "events.jsonl").open() as lock:
         if RANK == 0:

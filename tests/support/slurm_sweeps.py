@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from support.launches import Answer, rows
+from support.launches import Answer, rows, until
 
 SLURM_CLI = Path(__file__).with_name("slurm_cli.py")
 REPOSITORY = Path(__file__).parents[2]
@@ -150,6 +150,10 @@ class SlurmSweep:
             assert passed < seconds, f"{self.counts()}, queue {self.queue()}\n{self.outputs()}"
             time.sleep(0.05)
         return time.monotonic() - began
+
+    def until_saved(self, count: int = 1) -> None:
+        """Until so many runs have a checkpoint: stopped before, a run starts again and does not go on."""
+        until(lambda: len(list(self.runs.glob("*/checkpoint.pt"))) >= count)
 
     # ---- what came of it --------------------------------------------------------------------------------------------
 

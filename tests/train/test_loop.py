@@ -433,6 +433,13 @@ def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     assert all(torch.equal(kept[name], value) for name, value in weights(twin).items())
 
 
+def test_an_epoch_without_a_measure_is_never_the_best_for_long(tmp_path, monkeypatch):
+    values = iter([math.nan, 0.5, math.nan, 0.7, 0.6, 0.7])
+    monkeypatch.setattr(loop, "evaluate", lambda *_: {"loss": 1.0, "top1": next(values), "top5": 1.0})
+    folder = new_run(tmp_path / "run", {"epochs": 6})
+    assert run(folder.path)["best"] == {"epoch": 4, "val_top1": 0.7, "val_loss": 1.0}
+
+
 def test_no_best_weights_unless_asked(tmp_path):
     folder = new_run(tmp_path / "run", TINY)
     run(folder.path)

@@ -5,11 +5,13 @@ import pytest
 import torch
 from support.steps import ALONE, ready
 from support.trainings import TINY
+from torch import nn
 
 from normhpc import data as image_data
 from normhpc.config import RunConfig
+from normhpc.errors import InputError
 from normhpc.norms import plan_of
-from normhpc.train.setup import images_per_statistic, machine_facts, seed_step
+from normhpc.train.setup import images_per_statistic, machine_facts, refuse_nondeterministic_pools, seed_step
 
 
 def statistics(norm, shares, accumulate=1):
@@ -101,3 +103,14 @@ def test_machine_facts_are_json():
     assert facts["device"].startswith("cpu (")
     assert facts["cuda"] is None
     assert set(facts) == {"host", "ranks", "device", "threads", "python", "torch", "cuda"}
+
+
+def test_pools_without_a_deterministic_gradient_on_gpus_are_named():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d((7, 7)), nn.Sequential(nn.AdaptiveAvgPool2d(2)))
+    with pytest.raises(InputError) as caught:
+        refuse_nondeterministic_pools(network)
+    assert str(caught.value) == (
+        "model.deterministic: true, but torch has no deterministic gradient on GPUs for the adaptive pooling of 1, 2.0; "
+        "set model.deterministic: false"
+    )
+    refuse_nondeterministic_pools(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d((1, 1)), nn.AvgPool2d(2)))

@@ -1,10 +1,12 @@
 """What a training process settles before it touches a tensor."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
-from support.trainings import SMALL
+from support.trainings import SMALL, TINY, new_run
 
 from normhpc.config import Resources, RunConfig
 from normhpc.train.startup import prepare_torch
@@ -28,6 +30,17 @@ def test_determinism(deterministic):
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.benchmark == (not deterministic)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize("norm", ["batch", "grn", "switchable", "evonorm_b0"])
+def test_a_run_imports_neither_a_compiler_nor_an_algebra_system(tmp_path, norm):
+    """Each would be a second or more of every run."""
+    folder = new_run(tmp_path / "run", TINY, {"norm": norm})
+    program = "import sys; from normhpc.train import run; run(sys.argv[1]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program, folder.path], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert {"torch", "normhpc.train.step"} <= set(loaded)
+    assert {"torch._dynamo", "torch._inductor", "sympy", "sklearn", "torchvision", "pandas"} & set(loaded) == set()
 
 
 def test_seed():

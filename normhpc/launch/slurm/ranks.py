@@ -49,7 +49,7 @@ class RemoteRank:
         log = self._job.folder.log.open("ab", buffering=0)
         process = self._start()
         assert process.stdout is not None
-        pump = threading.Thread(target=pump_output, args=(process.stdout, log, self._rank), daemon=True)
+        pump = threading.Thread(target=pump_output, args=(process.stdout, [log], self._rank), daemon=True)
         pump.start()
         deadline = None
         while (code := process.poll()) is None:

@@ -18,7 +18,7 @@ from typing import Any
 from normhpc.config import Resources, RunConfig
 from normhpc.errors import NormhpcError, RecordError
 from normhpc.launch.local import LocalLauncher, Patience
-from normhpc.launch.ranks import Command, Job, train_command, was_stopped
+from normhpc.launch.ranks import Command, Job, cell_of, together, train_command, was_stopped
 from normhpc.launch.slots import Slot, visible_gpus
 from normhpc.launch.slurm.cluster import SlurmError, ask
 from normhpc.launch.slurm.journal import Launch, SubmissionJournal
@@ -140,7 +140,8 @@ def _job(sweep_folder: Path, config: RunConfig, swept: Mapping[str, Any], launch
     def create() -> None:
         folder.create(config, sweep=sweep_folder.name, swept=swept, resources=launch.resources, code=launch.version)
 
-    return Job(folder, config.run_id, launch.resources, create, config.epochs)
+    cell = cell_of(config.to_json(), launch.resources)
+    return Job(folder, config.run_id, launch.resources, create, config.epochs, cell)
 
 
 def _leads() -> bool:
@@ -166,7 +167,7 @@ def _train_packed(chunk: Chunk, signals: SignalNotes) -> bool:
             second_signal_kills=False,
         )
         try:
-            signals.told |= not launcher.run([_noting(job, tried) for job in free])
+            signals.told |= not launcher.run(together([_noting(job, tried) for job in free]))
         except RecordError as error:
             complete = False
             _say(chunk, error)

@@ -1,20 +1,22 @@
 """What an array task does around the training of its runs."""
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.fake_cli import fake_command
 from support.fake_slurm import FakeSlurm
 from support.launches import rows
-from support.submittable import CONFIG
+from support.submittable import CONFIG, SomeRun
 
 from normhpc.config import Resources, RunConfig
 from normhpc.launch.profile import Profile
 from normhpc.launch.slurm import task
 from normhpc.launch.slurm.journal import SubmissionJournal
 from normhpc.launch.slurm.task import Chunk, after_failure
-from normhpc.record import RunFolder, append_event
+from normhpc.record import RunFolder, append_event, read_status
 
 
 class Run:
@@ -159,3 +161,29 @@ def test_task_of_an_array_that_was_given_up_does_nothing(
             signal.signal(number, handler)
     assert "believed to be refused" in capsys.readouterr().out
     assert run.events == []
+
+
+def test_seeds_of_a_cell_in_one_job_are_one_process(
+    tmp_path: Path, quiet_environment: Path, monkeypatch: pytest.MonkeyPatch, slurm: FakeSlurm
+) -> None:
+    for name, value in {"SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "0", "SLURM_JOB_ID": "12"}.items():
+        monkeypatch.setenv(name, value)
+    journal = SubmissionJournal(tmp_path / "s")
+    journal.folder.mkdir(parents=True)
+    resources = Resources(runs_per_job=4, fuse=True)
+    cells = [{"norm": "batch", "seed": 0}, {"norm": "batch", "seed": 1}, {"norm": "none"}, {"norm": "batch", "seed": 2}]
+    configs = [RunConfig.model_validate(cell) for cell in cells]
+    runs = [SomeRun(config.run_id, resources, json.dumps(config.to_json())) for config in configs]
+    launch = journal.declare(runs, Profile(), "", {}, fake_command(RunFolder(tmp_path))[:2])
+
+    class Silent:
+        told = False
+
+    assert task._train_packed(Chunk(tmp_path / "s", launch.token, 0), Silent()) is True
+    processes: dict[int, list[str]] = {}
+    for row in rows(quiet_environment):
+        if row["what"] == "start":
+            processes.setdefault(row["pid"], []).append(row["run"])
+    ids = [run.run_id for run in runs]
+    assert list(processes.values()) == [[ids[0], ids[1], ids[3]], [ids[2]]]
+    assert [read_status(RunFolder(tmp_path / "s" / run_id)).state for run_id in ids] == ["finished"] * 4
