@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from normhpc.results.metrics import load_metrics as load_metrics
     from normhpc.results.output import collect as collect
     from normhpc.results.probes import load_probes as load_probes
+    from normhpc.results.ranking import rank_methods as rank_methods
     from normhpc.results.runs import load_runs as load_runs
     from normhpc.results.status import sweep_statuses as sweep_statuses
     from normhpc.results.summary import summarize as summarize
@@ -21,6 +22,7 @@ _HOMES = {
     "load_metrics": "metrics",
     "load_probes": "probes",
     "load_runs": "runs",
+    "rank_methods": "ranking",
     "render": "formats",
     "summarize": "summary",
     "sweep_statuses": "status",

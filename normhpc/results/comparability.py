@@ -4,18 +4,22 @@ from collections.abc import Hashable
 
 import pandas as pd
 
-from normhpc.results.fields import ALWAYS, is_field
+from normhpc.results.fields import ALWAYS, image_sets, is_field
 from normhpc.results.records import listed
 
 
-def comparability_notes(runs: pd.DataFrame) -> list[str]:
-    """Sentences on runs without a result, absent seeds, and batches, data or code that differ."""
+def comparability_notes(runs: pd.DataFrame, *, diverged: bool = True) -> list[str]:
+    """Sentences on runs without a result, absent seeds, and batches, data, schema or code that differ.
+
+    Without ``diverged`` nothing is said of runs that did, which is a result.
+    """
     labels = cell_labels(runs)
     return [
-        *_state_notes(runs, labels),
+        *_state_notes(runs, labels, diverged=diverged),
         *_missing_seeds(runs, labels),
         *_batch_shares(runs, labels),
         *_data_digests(runs),
+        *_schema_versions(runs),
         *_code_versions(runs),
     ]
 
@@ -31,9 +35,10 @@ def cell_labels(runs: pd.DataFrame) -> pd.Series:
     )
 
 
-def _state_notes(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
+def _state_notes(runs: pd.DataFrame, labels: pd.Series, *, diverged: bool) -> list[str]:
     notes = []
-    for state, advice in (("failed", "; normhpc status names the errors"), ("diverged", "")):
+    told = {"failed": "; normhpc status names the errors"} | ({"diverged": ""} if diverged else {})
+    for state, advice in told.items():
         chosen = labels[runs["state"] == state]
         if len(chosen):
             notes.append(f"{state}: {len(chosen)} of {len(runs)} runs ({listed(chosen.unique())}){advice}")
@@ -62,25 +67,37 @@ def _missing_seeds(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
 
 def _batch_shares(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
     shares = runs["images_per_statistic"].dropna()
-    if shares.nunique() < 2:
-        return []
-    groups = [
-        f"{share} in {listed(labels[found.index].unique())}" for share, found in shares.groupby(shares, sort=False)
-    ]
-    return [
-        "batch statistics of these runs are over different numbers of images, which alone changes the result: "
-        + listed(groups)
-    ]
+    notes = []
+    for _, of_set in shares.groupby(image_sets(runs)[shares.index], sort=False):
+        if of_set.nunique() < 2:
+            continue
+        groups = [
+            f"{share} in {listed(labels[found.index].unique())}" for share, found in of_set.groupby(of_set, sort=False)
+        ]
+        notes.append(
+            "batch statistics of these runs are over different numbers of images, which alone changes the result: "
+            + listed(groups)
+        )
+    return notes
 
 
 def _data_digests(runs: pd.DataFrame) -> list[str]:
     notes = []
-    for name, digests in runs["data_digest"].groupby(runs["data.name"], sort=False):
+    for name, digests in runs["data_digest"].groupby(image_sets(runs), sort=False):
         found = digests.dropna().value_counts(sort=False)
         if len(found) > 1:
             counts = listed(f"{digest} in {count} runs" for digest, count in found.items())
             notes.append(f"{name} was not the same data in all runs: {counts}")
     return notes
+
+
+def _schema_versions(runs: pd.DataFrame) -> list[str]:
+    """Runs of versions of normhpc whose fields may have other defaults or meanings."""
+    found = runs["code"].str.extract(r"^schema=(\S+)", expand=False).value_counts(sort=False)
+    if len(found) < 2:
+        return []
+    counts = listed(f"schema {schema} in {count} runs" for schema, count in found.items())
+    return [f"runs of different schema versions, whose fields may not mean the same: {counts}"]
 
 
 def _code_versions(runs: pd.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from normhpc.config import RunConfig
@@ -17,6 +18,15 @@ ALWAYS = ("data.name", "model.name", "norm.name")
 def is_field(column: str) -> bool:
     """Whether a table's column is a field of the configuration (``seed`` has its own place)."""
     return column != "seed" and column.split(".", 1)[0] in RunConfig.model_fields
+
+
+def image_sets(frame: pd.DataFrame) -> pd.Series:
+    """The image set of each row, on which others are its rivals: ``data.name``, of shards ``data.dataset`` as well."""
+    named = [frame[name].astype("str").fillna("") for name in ("data.name", "data.dataset") if name in frame.columns]
+    sets = pd.Series("", index=frame.index, dtype="str")
+    for column in named:
+        sets = sets.str.cat(column, sep=" ").str.strip()
+    return sets
 
 
 def field_names(records: Sequence[RunRecord]) -> list[str]:

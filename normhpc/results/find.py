@@ -6,6 +6,7 @@ from pathlib import Path
 
 from normhpc.errors import InputError, Problem
 from normhpc.record import RunFolder
+from normhpc.results.store.folder import Mark, mark_of
 
 
 def find_runs(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
@@ -14,21 +15,37 @@ def find_runs(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
     A directory is a run (it has a ``run.json``), a sweep (its children are runs) or holds sweeps.
     Raises :class:`InputError` naming each directory that does not exist or has no run in it.
     """
-    found: dict[str, RunFolder] = {}
+    return [RunFolder(Path(path)) for paths in runs_by_directory(dirs).values() for path in paths]
+
+
+def runs_by_directory(dirs: Iterable[str | os.PathLike[str]]) -> dict[str, dict[str, Mark]]:
+    """As :func:`find_runs`: under the directory that they were first found in, paths of runs and marks of ``run.json``."""
+    found: dict[str, dict[str, Mark]] = {}
+    seen: set[str] = set()
     problems = []
-    for directory in dict.fromkeys(os.fspath(directory) for directory in dirs):
+    directories = list(dict.fromkeys(os.fspath(directory) for directory in dirs))
+    for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 - no Path is made for it
             what = "not a folder" if Path(directory).exists() else "there is no such folder"
             problems.append(Problem(f"{what}; normhpc sweep SWEEP.yaml makes runs", file=directory))
             continue
-        paths = list(_runs_below(directory))
+        paths = dict(_runs_below(directory))
         if not paths:
             problems.append(Problem("there are no runs in it; normhpc sweep SWEEP.yaml makes runs", file=directory))
-        for path in paths:
-            found.setdefault(str(Path(path).absolute()), RunFolder(Path(path)))
+        if len(directories) > 1:
+            start = Path(directory).absolute()
+            absolute = {path: f"{start}/{name_below(directory, path)}".rstrip(os.sep) for path in paths}
+            paths = {path: mark for path, mark in paths.items() if absolute[path] not in seen}
+            seen |= set(absolute.values())
+        found[directory] = paths
     if problems:
         raise InputError(problems)
-    return list(found.values())
+    return found
+
+
+def name_below(directory: str, path: str) -> str:
+    """``demo/0123456789abcdef``: the path of a run in a directory; empty when the directory is the run itself."""
+    return path[len(directory) :].strip(os.sep)
 
 
 def find_runs_if_any(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
@@ -39,15 +56,20 @@ def find_runs_if_any(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
         return []
 
 
-def _runs_below(directory: str) -> Iterator[str]:
-    if _is_run(directory):
-        yield directory
+def _runs_below(directory: str) -> Iterator[tuple[str, Mark]]:
+    mark = mark_of(f"{directory}/run.json")
+    if mark:
+        yield directory, mark
         return
     for child in _folders_in(directory):
-        if _is_run(child):
-            yield child
-        else:
-            yield from filter(_is_run, _folders_in(child))
+        mark = mark_of(f"{child}/run.json")
+        if mark:
+            yield child, mark
+            continue
+        for grandchild in _folders_in(child):
+            mark = mark_of(f"{grandchild}/run.json")
+            if mark:
+                yield grandchild, mark
 
 
 def _folders_in(directory: str) -> list[str]:
@@ -57,7 +79,3 @@ def _folders_in(directory: str) -> list[str]:
     except PermissionError:
         # somebody else's folder among ours is foreign, not an error
         return []
-
-
-def _is_run(directory: str) -> bool:
-    return os.path.isfile(f"{directory}/run.json")  # noqa: PTH113 - ten thousand of them in a blink

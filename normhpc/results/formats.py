@@ -17,7 +17,8 @@ def render(table: pd.DataFrame, format: str) -> str | bytes:
 
     ``csv``, ``json`` and ``parquet`` have every column at full precision, a missing value empty or null.
     ``table``, ``markdown``, ``latex`` and ``html`` show each metric as mean and half-width of its interval,
-    ``ok/total``, the caption that says so and the notes; HTML and LaTeX set the best mean of a metric bold.
+    ``ok/total``, the caption that says so and the notes; HTML and LaTeX set the best mean of a metric bold
+    and underline what is tied with it.
 
     Raises :class:`InputError` for another format.
     """

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from normhpc.results.fields import is_field
+from normhpc.results.fields import image_sets, is_field
 from normhpc.results.names import PROVENANCE, better, is_share
+from normhpc.results.ties import METHOD
 
 MISSING = "-"
 """The text of a cell without a value."""
@@ -17,22 +18,27 @@ _SUFFIX = "_mean"
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The text of a cell, what follows its plus-minus sign, and whether it is the best of its column."""
+    """The text of a cell, what follows its plus-minus sign, and whether it is the best of its column, or tied with it."""
 
     text: str
     half_width: str = ""
     best: bool = False
+    tied: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HumanTable:
-    """``header`` names the columns, ``numeric`` says which of them align right, ``rows`` hold their cells."""
+    """``header`` names the columns, ``numeric`` says which of them align right, ``rows`` hold their cells.
+
+    ``marks`` says how tied cells were found; empty when there are none.
+    """
 
     header: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str
     notes: tuple[str, ...]
+    marks: str = ""
 
 
 def human_table(frame: pd.DataFrame) -> HumanTable:
@@ -42,12 +48,14 @@ def human_table(frame: pd.DataFrame) -> HumanTable:
     if any(name.endswith(_SUFFIX) for name in map(str, frame.columns)):
         over = frame.attrs.get("over", "seeds")
         caption = f"mean ± half-width of the 95 % Student t interval over {over}; n runs have a value"
+    rows = tuple(zip(*columns.values(), strict=True))
     return HumanTable(
         header=tuple(columns),
         numeric=tuple(_is_numeric(frame, name) for name in columns),
-        rows=tuple(zip(*columns.values(), strict=True)),
+        rows=rows,
         caption=caption,
         notes=tuple(frame.attrs.get("notes", ())),
+        marks=METHOD if any(cell.tied for row in rows for cell in row) else "",
     )
 
 
@@ -101,12 +109,12 @@ def _metric_cells(frame: pd.DataFrame, metric: str) -> list[Cell]:
     means, highs = frame[f"{metric}_mean"], frame[f"{metric}_high"]
     scores = means * better(metric)
     # images of different sets are not rivals: the best is the best on its set
-    rivals = scores.groupby(frame["data.name"], dropna=False) if "data.name" in frame.columns else None
-    best = rivals.transform("max") if rivals is not None else pd.Series(scores.max(), index=scores.index)
+    best = scores.groupby(image_sets(frame)).transform("max")
     contested = better(metric) != 0 and len(frame) > 1
+    tied = set(frame.attrs.get("tied", {}).get(metric, ()))
     return [
-        Cell(*format_interval(metric, mean, high - mean), best=bool(contested and score == top))
-        for mean, high, score, top in zip(means, highs, scores, best, strict=True)
+        Cell(*format_interval(metric, mean, high - mean), best=bool(contested and score == top), tied=number in tied)
+        for number, mean, high, score, top in zip(frame.index, means, highs, scores, best, strict=True)
     ]
 
 
@@ -119,4 +127,6 @@ def _plain_cell(name: str, value: Any) -> Cell:
 
 
 def _is_numeric(frame: pd.DataFrame, name: str) -> bool:
-    return name not in frame.columns or pd.api.types.is_numeric_dtype(frame[name])
+    if name not in frame.columns:
+        return True
+    return pd.api.types.is_numeric_dtype(frame[name]) and not pd.api.types.is_bool_dtype(frame[name])

@@ -11,7 +11,9 @@ from normhpc.errors import InputError, Problem
 from normhpc.files import replace_file
 from normhpc.results.comparability import comparability_notes
 from normhpc.results.formats import checked_format
+from normhpc.results.measured import torn_lines
 from normhpc.results.names import IDENTITY
+from normhpc.results.records import read_records, torn_note
 from normhpc.results.runs import load_runs
 from normhpc.results.summary import checked_metrics, field_columns, summarize
 
@@ -20,10 +22,14 @@ _FOR_MACHINES = ("csv", "json", "parquet")
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """``content`` is for stdout, None when it went to a file; ``notes`` are for stderr, what stdout does not say."""
+    """``content`` is for stdout, None when it went to a file; ``notes`` are for stderr, what stdout does not say.
+
+    ``odd`` is what is wrong with the records, for those who asked for it.
+    """
 
     content: str | bytes | None
     notes: tuple[str, ...]
+    odd: tuple[str, ...] = ()
 
 
 def collect(
@@ -34,25 +40,37 @@ def collect(
     per_run: bool = False,
     format: str = "table",
     out: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    rebuild: bool = False,
 ) -> Collected:
     """The table of the runs in ``dirs``, by cell or ``per_run``, in ``format``; written whole to ``out`` if given.
 
     ``per_run`` with ``csv``, ``json`` or ``parquet`` has every metric unless ``metrics`` names some.
+    ``strict`` lists under ``odd`` all that keeps the table from being whole: damaged records, torn lines (of sealed runs
+    too), runs found twice, failed and unfinished runs, missing seeds, and runs that differ in data, code, schema or
+    images behind a batch statistic. A run that diverged is a result. ``rebuild`` reads all records anew.
     Raises :class:`InputError` for bad usage, missing folders and folders without runs; nothing is written then.
     """
     spell = checked_format(format)
     if per_run and by:
         raise InputError("--by groups runs into cells and --per-run shows each run; give one of the two")
     target = _checked_target(out)
-    runs = load_runs(*dirs)
+    runs = load_runs(*dirs, rebuild=rebuild)
+    odd = tuple(odd_notes(runs, dirs)) if strict else ()
     table = _run_table(runs, metrics, whole=format in _FOR_MACHINES) if per_run else summarize(runs, by, metrics)
     content = spell(table)
     notes = tuple(table.attrs["notes"])
     if target is None:
-        return Collected(content, () if format == "table" else notes)
+        return Collected(content, () if format == "table" else notes, odd)
     data = content.encode() if isinstance(content, str) else content
     replace_file(target, lambda file: file.write(data))
-    return Collected(None, notes)
+    return Collected(None, notes, odd)
+
+
+def odd_notes(runs: pd.DataFrame, dirs: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """What keeps a table of ``runs``, loaded from ``dirs``, from being whole."""
+    sealed = torn_note(torn_lines(read_records(dirs).runs, sealed=True))
+    return [*runs.attrs["notes"], *sealed, *comparability_notes(runs, diverged=False)]
 
 
 def _run_table(runs: pd.DataFrame, metrics: Sequence[str] | None, *, whole: bool) -> pd.DataFrame:

@@ -2,24 +2,38 @@
 
 A run whose ``run.json`` cannot be read is left out and named in the notes: nobody knows what it was.
 A run whose ``summary.json`` cannot be read is ``lost``: it goes on with the next launch, which writes it again.
+What was read of a run's two documents is kept in :mod:`normhpc.results.store`, damaged ones excepted.
 """
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from normhpc.errors import RecordError
 from normhpc.files import read_json
 from normhpc.record import SEALED, RunFolder, RunStatus, read_status, read_summary
-from normhpc.results.find import find_runs
+from normhpc.results.find import name_below, runs_by_directory
+from normhpc.results.store.documents import Document, DocumentCache
+from normhpc.results.store.folder import CacheFolder, Mark, mark_of, remove_cache, without_garbage_collection
+
+
+class Place(NamedTuple):
+    """Where a run was found: the directory that was given, and the run's path in it (empty: it is the run)."""
+
+    directory: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run. ``config`` is as written, not validated: results of older versions stay readable."""
 
-    folder: RunFolder
+    path: str
+    place: Place
+    measured: Mark | None
+    """Of its ``metrics.jsonl``; None when there is none."""
     run_id: str
     sweep: str
     swept: Mapping[str, Any]
@@ -27,6 +41,11 @@ class RunRecord:
     created: str
     code: str
     status: RunStatus
+
+    @property
+    def folder(self) -> RunFolder:
+        """Where its files are."""
+        return RunFolder(Path(self.path))
 
     @property
     def seed(self) -> int:
@@ -48,8 +67,8 @@ class Records:
     torn: dict[str, int]
 
 
-def read_records(dirs: Iterable[str | os.PathLike[str]]) -> Records:
-    """The runs in ``dirs``, with whatever is odd about them.
+def read_records(dirs: Iterable[str | os.PathLike[str]], *, rebuild: bool = False) -> Records:
+    """The runs in ``dirs``, with whatever is odd about them; with ``rebuild`` nothing that was kept is used.
 
     A run id found in several folders counts once: the sealed record, else the first, is kept.
     Raises :class:`~normhpc.errors.InputError` when a directory is missing or has no runs.
@@ -58,18 +77,18 @@ def read_records(dirs: Iterable[str | os.PathLike[str]]) -> Records:
     copies: list[str] = []
     notes: list[str] = []
     torn: dict[str, int] = {}
-    for folder in find_runs(dirs):
-        record, note = _read_record(folder)
-        notes += note
-        if record is None:
-            continue
-        if record.status.torn_lines:
-            torn[str(folder.events)] = record.status.torn_lines
-        first = kept.setdefault(record.run_id, record)
-        if first is not record:
-            better = record if record.summary and not first.summary else first
-            kept[record.run_id] = better
-            copies.append(f"{record.run_id} (kept: {better.folder.path})")
+    for directory, asked in runs_by_directory(dirs).items():
+        for record, found in _read_directory(directory, asked, rebuild=rebuild):
+            notes += found
+            if record is None:
+                continue
+            if record.status.torn_lines:
+                torn[str(record.folder.events)] = record.status.torn_lines
+            first = kept.setdefault(record.run_id, record)
+            if first is not record:
+                better = record if record.summary and not first.summary else first
+                kept[record.run_id] = better
+                copies.append(f"{record.run_id} (kept: {better.folder.path})")
     if copies:
         notes.append(f"in more than one folder, the sealed or first one is kept: {listed(copies)}")
     in_order = sorted(kept.values(), key=lambda record: (record.created, record.run_id))
@@ -106,24 +125,68 @@ def torn_note(torn: Mapping[str, int]) -> list[str]:
     return [f"{total} torn {lines} skipped: {listed(f'{path} ({count})' for path, count in torn.items())}"]
 
 
-def seal_notes(record: RunRecord) -> list[str]:
+def _seal_notes(path: str, summary: Mapping[str, Any], measured: Mark | None) -> list[str]:
     """A note when ``metrics.jsonl`` no longer has the length it was sealed with."""
-    sealed = record.summary.get("metrics")
-    if not isinstance(sealed, Mapping) or "bytes" not in sealed:
+    sealed = summary.get("metrics")
+    if not isinstance(sealed, dict) or "bytes" not in sealed or (measured and measured[0] == sealed["bytes"]):
         return []
-    try:
-        size = os.stat(record.folder.metrics).st_size  # noqa: PTH116 - one per run
-    except FileNotFoundError:
-        return [f"{record.folder.metrics}: missing, though the run is sealed; its curves are lost, its result is not"]
-    if size == sealed["bytes"]:
-        return []
+    file = RunFolder(Path(path)).metrics
+    if measured is None:
+        return [f"{file}: missing, though the run is sealed; its curves are lost, its result is not"]
     return [
-        f"{record.folder.metrics}: {size} bytes, but sealed with {sealed['bytes']}; "
+        f"{file}: {measured[0]} bytes, but sealed with {sealed['bytes']}; "
         "changed or damaged after the run ended, its result is as sealed"
     ]
 
 
-def _read_record(folder: RunFolder) -> tuple[RunRecord | None, list[str]]:
+@without_garbage_collection()
+def _read_directory(
+    directory: str, asked: Mapping[str, Mark], *, rebuild: bool
+) -> list[tuple[RunRecord | None, list[str]]]:
+    """Each run's record, None for one that is left out, and the notes on it; ``asked`` has the mark of ``run.json``."""
+    # a run alone is read as fast as a cache would be, and its folder holds nothing but what a run writes
+    place = directory if asked and list(asked) != [directory] else None
+    if rebuild and place:
+        remove_cache(place)
+    cache = DocumentCache(CacheFolder(place))
+    found = [
+        _read_record(path, Place(directory, name_below(directory, path)), mark, cache) for path, mark in asked.items()
+    ]
+    cache.save(directory)
+    return found
+
+
+def _read_record(path: str, place: Place, asked: Mark, cache: DocumentCache) -> tuple[RunRecord | None, list[str]]:
+    # the marks are taken before the files are read: what is written meanwhile is read again next time
+    sealed = mark_of(f"{path}/summary.json")
+    known = cache.get(place.name, asked, sealed)
+    document, notes = (known, []) if known else _read_run_json(RunFolder(Path(path)))
+    if document is None:
+        return None, notes
+    if known and known.summary:
+        status = RunStatus(known.summary["state"], {}, known.summary)
+    else:
+        status, notes = read_state(RunFolder(Path(path)))
+        if not known and not notes and (sealed is None) == (status.summary is None):
+            cache.put(place.name, asked, sealed, replace(document, summary=status.summary))
+    measured = mark_of(f"{path}/metrics.jsonl")
+    record = RunRecord(
+        path=path,
+        place=place,
+        measured=measured,
+        run_id=document.run_id,
+        sweep=document.sweep,
+        swept=document.swept,
+        config=document.config,
+        created=document.created,
+        code=document.code,
+        status=status,
+    )
+    return record, notes + _seal_notes(path, record.summary, measured)
+
+
+def _read_run_json(folder: RunFolder) -> tuple[Document | None, list[str]]:
+    """What was asked for; None, and the reason as a note, when nobody can know it."""
     try:
         content: Any = read_json(folder.run_json)
     except (ValueError, OSError) as error:
@@ -131,19 +194,17 @@ def _read_record(folder: RunFolder) -> tuple[RunRecord | None, list[str]]:
     odd = _what_is_missing(content)
     if odd:
         return None, [_left_out(folder, f"has no {', '.join(odd)}")]
-    status, notes = read_state(folder)
     code = content.get("code")
-    record = RunRecord(
-        folder=folder,
+    document = Document(
         run_id=content["run_id"],
         sweep=content["sweep"],
-        swept=content.get("swept") or {},
-        config=content["config"],
         created=str(content.get("created", "")),
         code=_code_text(content.get("schema_version"), code if isinstance(code, Mapping) else {}),
-        status=status,
+        swept=content.get("swept") or {},
+        config=content["config"],
+        summary=None,
     )
-    return record, notes + seal_notes(record)
+    return document, []
 
 
 def _left_out(folder: RunFolder, what: str) -> str:

@@ -6,13 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from normhpc.record.journal import read_journal
 from normhpc.results.fields import field_names, field_values
+from normhpc.results.measured import torn_lines
 from normhpc.results.names import BEFORE_ANY_RESULT, COST, final_order
 from normhpc.results.records import RunRecord, read_records, torn_note
+from normhpc.results.store.folder import without_garbage_collection
 
 
-def load_runs(*dirs: str | os.PathLike[str]) -> pd.DataFrame:
+@without_garbage_collection()
+def load_runs(*dirs: str | os.PathLike[str], rebuild: bool = False) -> pd.DataFrame:
     """Every run in ``dirs`` (folders of sweeps, sweeps or runs) as a row: what it was and what came of it.
 
     Columns, always in this order:
@@ -30,9 +32,10 @@ def load_runs(*dirs: str | os.PathLike[str]) -> pd.DataFrame:
     by seed. ``attrs["notes"]`` tells what is damaged or found twice; a run whose ``run.json`` is damaged has no
     row, one whose ``summary.json`` is damaged is ``lost``.
 
+    What is read is kept (docs/records.md), so that the next call reads only what changed; ``rebuild`` reads all anew.
     Raises :class:`~normhpc.errors.InputError` when a directory does not exist or has no runs.
     """
-    found = read_records(dirs)
+    found = read_records(dirs, rebuild=rebuild)
     names = field_names(found.runs)
     records = in_order(found.runs, names)
     frame = pd.DataFrame(
@@ -46,7 +49,8 @@ def load_runs(*dirs: str | os.PathLike[str]) -> pd.DataFrame:
             **_provenance_columns(records),
         }
     )
-    frame.attrs["notes"] = [*found.notes, *torn_note(found.torn | _torn_metrics(records))]
+    # sealed runs are not looked through: their result stands in the summary
+    frame.attrs["notes"] = [*found.notes, *torn_note(found.torn | torn_lines(records, sealed=False))]
     return frame
 
 
@@ -63,14 +67,6 @@ def in_order(records: Sequence[RunRecord], names: Sequence[str]) -> list[RunReco
         return (record.sweep, by_field, record.seed)
 
     return sorted(records, key=place)
-
-
-def _torn_metrics(records: Sequence[RunRecord]) -> dict[str, int]:
-    """Unreadable lines by file. Sealed runs are not looked through: their result stands in the summary."""
-    counts = {
-        str(record.folder.metrics): read_journal(record.folder.metrics).torn for record in records if not record.summary
-    }
-    return {path: count for path, count in counts.items() if count}
 
 
 def field_columns(records: Sequence[RunRecord], names: Sequence[str]) -> dict[str, pd.Series]:

@@ -8,10 +8,11 @@ from pandas.core.groupby import SeriesGroupBy
 
 from normhpc.errors import InputError, Problem, did_you_mean
 from normhpc.results.comparability import comparability_notes
-from normhpc.results.fields import is_field
-from normhpc.results.intervals import half_width
+from normhpc.results.fields import image_sets, is_field
 from normhpc.results.names import COST, IDENTITY, PROVENANCE, default_metrics, is_known
 from normhpc.results.records import listed
+from normhpc.results.statistics.intervals import half_width
+from normhpc.results.ties import tied_with_best
 
 STATISTICS = ("mean", "std", "low", "high")
 
@@ -28,7 +29,8 @@ def summarize(
 
     A run counts in ``n`` when it has any of the metrics that are not cost (any at all when all are cost), and
     only such runs enter a cost: a run that diverged at once does not make its norm look fast.
-    Rows: by first appearance in ``runs``. ``attrs["notes"]``: everything one must know before comparing rows.
+    Rows: by first appearance in ``runs``. ``attrs["notes"]``: everything one must know before comparing rows;
+    ``attrs["tied"]``: for each metric the rows that cannot be told from the best (:mod:`normhpc.results.ties`).
 
     Raises :class:`InputError` for a metric or field that ``runs`` does not have.
     """
@@ -42,6 +44,10 @@ def summarize(
         table[name] = chosen_runs.groupby(cell).sum().astype("int64")
     for name in chosen:
         table = table.assign(**_statistics(name, runs[name].where(valued).groupby(cell)))
+    rivals = image_sets(table[keys])
+    table.attrs["tied"] = {
+        name: tied_with_best(runs[name].where(valued), runs["seed"], cell, rivals, name) for name in chosen
+    }
     others = [name for name in field_columns(runs) if name not in keys]
     mixed = [name for name in others if (runs.groupby(cell)[name].nunique(dropna=False) > 1).any()]
     table.attrs["over"] = "the runs of a row" if mixed else "seeds"

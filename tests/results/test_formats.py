@@ -3,8 +3,10 @@ import io
 import json
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from results.fabricate import norm_config, sealed_run, small_study
 
 from normhpc.errors import InputError
@@ -255,3 +257,89 @@ def test_numbers_have_sensible_digits(metric, value, text):
 )
 def test_means_and_half_widths_end_at_the_same_digit(metric, mean, half, text):
     assert format_interval(metric, mean, half) == text
+
+
+TIES = "bold: best mean; underlined: not distinguishable from it (paired by seed, Holm, 5 %)"
+
+
+def tied_study(tmp_path):
+    """Of the same seeds: ``layer`` is below ``batch`` by nearly the same in each, ``instance`` now more, now less."""
+    seeded = {
+        "batch": (0.90, 0.92, 0.97),
+        "layer": (0.89, 0.911, 0.96),
+        "instance": (0.92, 0.89, 0.97),
+        "rms": (0.91, 0.90),
+        "none": (0.5,),
+    }
+    for norm, values in seeded.items():
+        for seed, top1 in enumerate(values):
+            sealed_run(tmp_path, norm_config(norm, seed), top1, swept={"norm": norm}, images_per_statistic=None)
+    return summarize(load_runs(tmp_path), metrics=["test_top1"])
+
+
+def test_what_cannot_be_told_from_the_best_is_underlined(tmp_path):
+    table = tied_study(tmp_path)
+    latex = [row.split(" & ", 5)[5] for row in spelled(table, "latex").splitlines() if "convnet" in row]
+    marks = ["\\textbf", "0.9203 $\\pm$ 0.0892 \\\\", "\\underline", "\\underline", "0.5000 \\\\"]
+    assert [row.split("{")[0] for row in latex] == marks
+    assert f"\\footnotesize {TIES.replace('%', chr(92) + '%')}}}" in spelled(table, "latex")
+    page = spelled(table, "html")
+    assert (page.count("<b>"), page.count("<u>")) == (1, 2)
+    assert f"{CAPTION}; {TIES}</caption>" in page
+    assert TIES not in spelled(table, "table")
+
+
+def test_ties_by_hand(tmp_path):
+    """Pairs of the same seed, the p values after Holm; a cell of one seed is not judged."""
+    best, layer, instance, rms = (
+        np.array(values) for values in ((0.90, 0.92, 0.97), (0.89, 0.911, 0.96), (0.92, 0.89, 0.97), (0.91, 0.90))
+    )
+    table = tied_study(tmp_path)
+    p = {
+        1: scipy.stats.ttest_rel(best, layer).pvalue,
+        2: scipy.stats.ttest_rel(best, instance).pvalue,
+        3: scipy.stats.ttest_ind(best[:2], rms, equal_var=False).pvalue,  # they do not go together
+    }
+    smallest = sorted(p, key=p.get)
+    assert smallest[0] == 1
+    assert 3 * p[1] < 0.05 < p[3]
+    assert p[2] > 0.05
+    assert table.attrs["tied"] == {"test_top1": [2, 3]}
+
+
+@pytest.fixture
+def two_shard_sets(tmp_path):
+    sets = {
+        "coco": {"height": 64, "width": 64, "num_classes": 80, "multi_label": False},
+        "pets": {"height": 32, "width": 48, "num_classes": 37, "multi_label": False},
+    }
+    for number, norm in enumerate(("batch", "rms", "none")):
+        for place, (dataset, fields) in enumerate(sets.items()):
+            data = {"name": "shards", "dataset": dataset, **fields}
+            config = norm_config(norm, 0, data=data)
+            share = 32 * (1 + place)
+            swept = {"norm": norm, "data": data, "seed": 0}
+            digest = {"data_digest": dataset, "images_per_statistic": [share]}
+            sealed_run(tmp_path, config, 0.5 + 0.1 * number * (1 - 2 * place), swept=swept, **digest)
+    return summarize(load_runs(tmp_path), metrics=["test_top1"])
+
+
+def test_the_terminal_says_once_what_changes_together(two_shard_sets):
+    lines = spelled(two_shard_sets, "table").splitlines()
+    assert lines[:7] == [
+        "data.name shards · model.name convnet · data.multi_label False",
+        "",
+        "data.dataset coco: data.height 64 · data.width 64 · data.num_classes 80",
+        "data.dataset pets: data.height 32 · data.width 48 · data.num_classes 37",
+        "",
+        "norm.name   data.dataset   n   ok/total   test_top1",
+        lines[6],
+    ]
+    assert lines[7] == "batch       coco           1        1/1      0.5000"
+    assert "data.height" in spelled(two_shard_sets, "csv").splitlines()[0]
+
+
+def test_sets_of_shards_are_no_rivals_and_need_not_be_the_same_data(two_shard_sets):
+    rows = [row for row in spelled(two_shard_sets, "latex").splitlines() if "convnet" in row]
+    assert [r"\textbf" in row for row in rows] == [False, True, False, False, True, False]
+    assert two_shard_sets.attrs["notes"] == []

@@ -4,10 +4,10 @@ import sys
 
 import pandas as pd
 import pytest
-from results.fabricate import sealed_run, small_study
+from results.fabricate import new_run, norm_config, sealed_run, small_study, started_run
 
 from normhpc.errors import InputError
-from normhpc.results import collect, load_runs, render, summarize
+from normhpc.results import collect, load_metrics, load_runs, render, summarize
 from normhpc.results.output import Collected
 
 NOTES = (
@@ -112,3 +112,77 @@ def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path):
     ]
     assert shown[0] == shown[1] == collect([tmp_path], format="csv").content.encode()
     assert pd.notna(summarize(load_runs(tmp_path))["test_top1_mean"]).all()
+
+
+def test_strict_lists_all_that_is_odd(tmp_path):
+    small_study(tmp_path)
+    strict = collect([tmp_path], format="csv", strict=True)
+    # a run that diverged is a result
+    assert strict.odd == NOTES[:1]
+    assert strict.notes == NOTES
+    torn = sealed_run(tmp_path, norm_config("rms", 0), images_per_statistic=None)
+    content = torn.metrics.read_bytes()
+    torn.metrics.write_bytes(b"{" * 7 + b"\n" + content[8:])
+    old = sealed_run(tmp_path, norm_config("rms", 1), images_per_statistic=None)
+    asked = json.loads(old.run_json.read_text())
+    old.run_json.write_text(json.dumps(asked | {"schema_version": 1}))
+    copy = sealed_run(tmp_path, norm_config("rms", 0), images_per_statistic=None, sweep="again")
+    started_run(tmp_path, norm_config("rms", 2), host="")
+    damaged = sealed_run(tmp_path, norm_config("none", 0))
+    damaged.run_json.write_text("{")
+    strict = collect([tmp_path], per_run=True, strict=True)
+    code = "commit=abc123 dirty=False version=0.1.0"
+    assert set(strict.odd) == {
+        f"{damaged.run_json}: not readable (Expecting property name enclosed in double quotes: line 1 column 2 (char 1)); "
+        "the run is left out, delete its folder and launch the sweep again",
+        f"in more than one folder, the sealed or first one is kept: {copy.path.name} (kept: {copy.path})",
+        "failed: 1 of 9 runs (norm.name=layer); normhpc status names the errors",
+        "not finished yet: 1 of 9 runs (1 running)",
+        "runs of different schema versions, whose fields may not mean the same: schema 2 in 8 runs; schema 1 in 1 runs",
+        f"runs of different code: schema=2 {code} in 8 runs; schema=1 {code} in 1 runs",
+    }
+    (torn.path.parent.parent / "again" / torn.path.name / "run.json").unlink()
+    strict = collect([tmp_path], per_run=True, strict=True)
+    assert f"2 torn lines skipped: {torn.metrics} (2)" in strict.odd
+
+
+def test_nothing_is_odd_about_whole_records(tmp_path):
+    for norm in ("batch", "group"):
+        for seed in (0, 1):
+            sealed_run(tmp_path, norm_config(norm, seed))
+    assert collect([tmp_path], strict=True).odd == ()
+    (tmp_path / "demo" / "mine").mkdir()
+    assert collect([tmp_path], strict=True).odd == ()
+
+
+def test_runs_without_a_metric_in_common(tmp_path):
+    sealed_run(tmp_path, norm_config("batch", 0), final={"test_top1": 0.5}, best={})
+    sealed_run(tmp_path, norm_config("batch", 1), final={"test_map_macro": 0.25}, best={})
+    rows = json.loads(collect([tmp_path], format="json").content)
+    assert (rows[0]["n"], rows[0]["test_top1_mean"], rows[0]["test_map_macro_mean"]) == (2, 0.5, 0.25)
+    told = "fewer values than n: test_top1 (1 of 2); test_map_macro (1 of 2)"
+    assert told in collect([tmp_path], format="csv").notes
+
+
+def test_metrics_that_are_no_numbers(tmp_path):
+    sealed_run(tmp_path, norm_config("batch", 0), final={"test_top1": None}, best={})
+    folder = sealed_run(tmp_path, norm_config("batch", 1), final={"test_top1": 0.5}, best={})
+    folder.summary.write_text(folder.summary.read_text().replace('"test_top1": 0.5', '"test_top1": NaN'))
+    for _ in range(2):
+        rows = json.loads(collect([tmp_path], format="json", metrics=["test_top1"]).content)
+        assert (rows[0]["n"], rows[0]["test_top1_mean"]) == (0, None)
+
+
+def test_one_torn_line_in_a_hundred(tmp_path):
+    """Every other line is there, and the table says what is not."""
+    folders = [new_run(tmp_path, norm_config("batch", seed)) for seed in range(10)]
+    for number, folder in enumerate(folders):
+        lines = [json.dumps({"epoch": e, "step": e, "split": "val", "loss": e / 7}) for e in range(100)]
+        lines[11 * number] = lines[11 * number][: 5 + number]
+        folder.metrics.write_text("\n".join(lines) + "\n")
+    frame = load_metrics(tmp_path)
+    assert len(frame) == 10 * 99
+    assert frame["value"].sum() == pytest.approx(sum(e / 7 for e in range(100) for _ in range(10)) - 11 * 45 / 7)
+    (note,) = frame.attrs["notes"]
+    assert note.startswith("10 torn lines skipped: ")
+    assert note.endswith("/metrics.jsonl (1); and 5 more")

@@ -8,23 +8,6 @@ from results.fabricate import diverged_run, failed_run, new_run, norm_config, se
 
 from normhpc.errors import InputError
 from normhpc.results import load_runs, summarize
-from normhpc.results.intervals import half_width
-
-
-def test_the_interval_is_student_s():
-    values = np.array([0.90, 0.92, 0.97, 0.91, 0.99])
-    for count in range(2, 6):
-        chosen = values[:count]
-        low, high = scipy.stats.t.interval(0.95, count - 1, chosen.mean(), scipy.stats.sem(chosen))
-        half = half_width(np.array([chosen.std(ddof=1)]), np.array([count]))[0]
-        assert half == pytest.approx((high - low) / 2, rel=1e-12)
-
-
-def test_the_interval_by_hand():
-    # t(p; 2) = (2 p - 1) / sqrt(2 p (1 - p)); std of 1, 2, 3 is 1
-    t = 0.95 / math.sqrt(2 * 0.975 * 0.025)
-    assert half_width(np.array([1.0]), np.array([3]))[0] == pytest.approx(t / math.sqrt(3), rel=1e-12)
-    assert np.isnan(half_width(np.array([np.nan, np.nan]), np.array([1, 0]))).all()
 
 
 def test_a_row_a_cell_with_mean_spread_and_interval(tmp_path):
