@@ -1,6 +1,6 @@
 """Images that a user gives: the rows of a CSV file, or the PNG and JPEG files of a folder. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,10 @@ class GivenImages:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def blocks(self) -> Iterator[NDArray[np.uint8]]:
+        """Stored values (N, H, W, C) of all images: here all at once."""
+        yield self.pixels
 
 
 def read_given(place: Path, shape: tuple[int, int, int], console: Console) -> GivenImages:
@@ -118,8 +122,6 @@ def _value(field: bytes) -> int | None:
 def _read_folder(folder: Path, shape: tuple[int, int, int], console: Console) -> GivenImages:
     """The PNG and JPEG files directly in ``folder``, by name."""
     entries = sorted(folder.iterdir())
-    if any((place / "index.json").is_file() for place in [folder, *entries]):
-        raise _not_images(folder)
     files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry.is_file()]
     if not files:
         raise DataError(f"{folder}: expected PNG or JPEG images ({', '.join(SUFFIXES)}) in it, got none")
@@ -160,5 +162,5 @@ def _read_image(file: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8] | 
 
 
 def _not_images(place: Path) -> InputError:
-    text = "not a CSV file or folder of images; folders of shards cannot be given yet"
+    text = "not a CSV file, a folder of images or a split of shards"
     return InputError(Problem(text, path="--images", file=str(place)))

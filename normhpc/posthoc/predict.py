@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from normhpc.config.data import DataPart
 from normhpc.errors import InputError, Problem
 from normhpc.files import replace_file
 from normhpc.posthoc.given_images import GivenImages, read_given
+from normhpc.posthoc.given_shards import GivenShards, is_split
 from normhpc.posthoc.progress import with_bar
 from normhpc.record import RunFolder, RunInfo, read_status
 
@@ -33,7 +35,7 @@ class Network(Protocol):
     def classes(self) -> Sequence[str]:
         """Name of each label."""
 
-    def logits(self, pixels: NDArray[np.uint8], block: int | None) -> "Iterator[torch.Tensor]":
+    def logits(self, pixels: NDArray[np.generic], block: int | None) -> "Iterator[torch.Tensor]":
         """Logits (B, outputs) of (N, H, W, C) stored values, ``block`` images after another."""
 
 
@@ -48,9 +50,9 @@ def predict(
     probabilities: bool = False,
     batch_size: int | None = None,
 ) -> None:
-    """Write to the CSV file ``out`` what the network of a run says of ``images``, a CSV file or a folder of them.
+    """Write to the CSV file ``out`` what the network of a run says of ``images``: a CSV file, a folder, a split of shards.
 
-    Columns: ``row`` (from 0) or ``file``; ``label``, a number; ``class``, its name; with ``probabilities`` a ``p_``
+    Columns: ``row`` (from 0), ``file`` or ``id``; ``label``, a number; ``class``, its name; with ``probabilities`` a ``p_``
     column for each class. Runs with several labels per image have those of a probability of at least 1/2, separated by ``;``.
     ``load`` gives the network with the weights in a file. The images are treated as ``test`` images are: in blocks of
     the same size (``batch_size`` None) the same images give the bits that they gave when the run was evaluated.
@@ -61,13 +63,19 @@ def predict(
     info = folder.read_run()
     file = weights_file(folder, weights)
     _check_writable(out)
-    given = read_given(images, info.config.data.stored_shape(), console)
+    given = _given(images, info.config.data, console)
     network = load(folder, info, file)
     answers = _ask(network, info.config.data.labels() == "multi", given, batch_size, file, console)
     table = _table(given, answers, probabilities=probabilities)
     replace_file(out, lambda target: target.write(table.encode()))
     noun = "image" if len(given) == 1 else "images"
     console.print(f"{len(given):,} {noun} with the weights of {file}: {out}", soft_wrap=True)
+
+
+def _given(place: Path, data: DataPart, console: Console) -> GivenImages | GivenShards:
+    if place.is_dir() and is_split(place):
+        return GivenShards(place, data)
+    return read_given(place, data.stored_shape(), console)
 
 
 def weights_file(folder: RunFolder, weights: Weights | None) -> Path:
@@ -114,12 +122,17 @@ class Answers(NamedTuple):
 
 
 def _ask(
-    network: Network, multiple: bool, given: GivenImages, batch_size: int | None, file: Path, console: Console
+    network: Network,
+    multiple: bool,
+    given: GivenImages | GivenShards,
+    batch_size: int | None,
+    file: Path,
+    console: Console,
 ) -> Answers:
     import torch
 
-    blocks = with_bar(network.logits(given.pixels, batch_size), "predicting", len(given), console, size=len)
-    logits = torch.cat(list(blocks))
+    blocks = (logits for pixels in given.blocks() for logits in network.logits(pixels, batch_size))
+    logits = torch.cat(list(with_bar(blocks, "predicting", len(given), console, size=len)))
     if not logits.isfinite().all():
         raise InputError(f"{file}: this network's outputs are not finite; use other weights, or train it again")
     if multiple:
@@ -132,7 +145,7 @@ def _ask(
     return Answers(labels, shares.numpy(), network.classes)
 
 
-def _table(given: GivenImages, answers: Answers, *, probabilities: bool) -> str:
+def _table(given: GivenImages | GivenShards, answers: Answers, *, probabilities: bool) -> str:
     # a head may have more outputs than there are classes
     outputs = answers.probabilities.shape[1]
     names = [*answers.classes, *map(str, range(len(answers.classes), outputs))]

@@ -1,7 +1,7 @@
 """A bar for what takes longer than a second."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def with_bar(
     items: Iterable[T], label: str, total: int, console: Console, *, size: Callable[[T], int] = lambda item: 1
-) -> Iterator[T]:
+) -> Generator[T]:
     """``items`` as they are; on a terminal a bar shows their sizes' sum out of ``total`` after the first second."""
     began, bar = time.monotonic(), Progress(console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task(label, total=total)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from support.launches import fingerprint, normhpc
+from support.sharded import config, make_shards
 from support.trainings import TINY, new_run, train_on_ranks, weights
 
 from normhpc import data as image_data
@@ -226,7 +227,7 @@ def test_batch_size_changes_nothing_but_rounding(digits: RunFolder) -> None:
     np.testing.assert_allclose(probabilities(tables[0]), probabilities(tables[1]), rtol=1e-4)
 
 
-def test_several_labels_are_those_above_a_half(tmp_path: Path) -> None:
+def test_several_labels_are_those_of_at_least_a_half(tmp_path: Path) -> None:
     data = {**TINY["data"], "multi_label": True}
     folder = new_run(tmp_path / "run", TINY, {"data": data, "loss": "bce"})
     info, alone = folder.read_run(), World(0, 1, torch.device("cpu"))
@@ -234,7 +235,7 @@ def test_several_labels_are_those_above_a_half(tmp_path: Path) -> None:
     with torch.no_grad():
         *_, weight, bias = state.model.parameters()
         weight.zero_()
-        bias.copy_(torch.tensor([2.0, -2.0, 0.5, -0.1, 3.0, -3.0, 0.1]))
+        bias.copy_(torch.tensor([2.0, -2.0, 0.5, 0.0, 3.0, -1e-3, 1e-8]))
     save_checkpoint(folder, info.run_id, state, alone)
     classes = ["cat", "dog", "car, red", "tree", "sea", "sky", "man"]
     replace_json(
@@ -243,7 +244,7 @@ def test_several_labels_are_those_above_a_half(tmp_path: Path) -> None:
     Path("images.csv").write_text(",".join(["7"] * 128) + "\n")
     assert normhpc("predict", folder.path, "--images", "images.csv", "--probabilities").code == 0
     (row,) = read_table()
-    assert (row["label"], row["class"]) == ("0;2;4;6", "cat;car, red;sea;man")
+    assert (row["label"], row["class"]) == ("0;2;3;4;6", "cat;car, red;tree;sea;man")
     assert float(row["p_car, red"]) == pytest.approx(1 / (1 + math.exp(-0.5)), rel=1e-6)
 
 
@@ -279,7 +280,7 @@ ROW = ",".join(["0"] * 64)
         ("", ["error: images.csv: expected a row for each image, got an empty file"]),
         (
             "\0\1\2",
-            ["error: images.csv: --images: not a CSV file or folder of images; folders of shards cannot be given yet"],
+            ["error: images.csv: --images: not a CSV file, a folder of images or a split of shards"],
         ),
     ],
 )
@@ -319,12 +320,33 @@ def test_folders_that_hold_no_images_of_the_run(digits: RunFolder) -> None:
     assert len(lines) == 4
 
 
-def test_folders_of_shards_come_later(digits: RunFolder) -> None:
-    (Path("shards") / "test").mkdir(parents=True)
-    (Path("shards") / "test" / "index.json").write_text("{}")
-    text = "not a CSV file or folder of images; folders of shards cannot be given yet"
-    answer = normhpc("predict", digits.path, "--images", "shards")
-    assert answer == (2, "", f"error: shards: --images: {text}\n")
+def test_splits_of_shards_get_the_answers_of_the_evaluation(tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", 30)
+    make_shards(tmp_path / "shards", 11, "test", first=100)
+    data = config(tmp_path / "shards", val_fraction=0.0)
+    folder = new_run(tmp_path / "run", {"data": data, "epochs": 1, "batch_size": 10})
+    summary = run(folder.path)
+    call = ("predict", folder.path, "--images")
+    answer = normhpc(*call, tmp_path / "shards" / "test")
+    assert (answer.code, answer.out) == (0, "")
+    rows = read_table()
+    assert [row["id"] for row in rows] == [str(number) for number in range(100, 111)]
+    right = sum(int(row["label"]) == number % 4 for number, row in enumerate(rows, start=100))
+    assert right / 11 == pytest.approx(summary["final"]["test_top1"])
+    several = normhpc(*call, tmp_path / "shards")
+    both = ", ".join(str(tmp_path / "shards" / split) for split in ("test", "train"))
+    assert several == (2, "", f"error: {tmp_path}/shards: --images: a folder of splits; give one of them: {both}\n")
+
+
+def test_shards_of_other_images_are_refused(digits: RunFolder, tmp_path: Path) -> None:
+    make_shards(tmp_path / "shards", 3)
+    answer = normhpc("predict", digits.path, "--images", tmp_path / "shards" / "train")
+    assert answer.code == 2
+    assert (
+        "images of 3x12x10 (channels, height, width), but data.channels, data.height and data.width say 1x8x8"
+        in answer.err
+    )
+    assert not Path("predictions.csv").exists()
 
 
 def test_images_that_are_not_there(digits: RunFolder) -> None:

@@ -1,0 +1,181 @@
+"""Curvature of the mean loss at the weights of a trained network, in both modes, with checks of itself."""
+
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from normhpc.posthoc.curvature import Hessian, Mode, hutchinson, kept_buffers, lanczos, mode_of, quadrature
+from normhpc.posthoc.kept import Finding
+from normhpc.posthoc.subject import SEED, Subject, mean_loss
+
+IMAGES = 1024
+TOP = 5
+"""Eigenvalues that are told."""
+STEPS = 40
+"""Of Lanczos for the ends of the spectrum."""
+TRACE_VECTORS = 30
+DENSITY_VECTORS, DENSITY_STEPS = 10, 20
+_PRODUCTS = STEPS + TRACE_VECTORS + DENSITY_VECTORS * DENSITY_STEPS
+SETTLED = 0.01
+"""Largest residual, relative to its eigenvalue, of an eigenvalue that counts as found."""
+_EVAL_BATCH = 256
+_MODES: tuple[Mode, Mode] = ("eval", "train")
+
+METHOD = (
+    "H: second derivative of the mean loss (cross entropy, or binary cross entropy as a mean over classes; no "
+    "smoothing, no weight decay) by all trainable weights, over a fixed sample of training images (rows in the "
+    "arrays) without augmentation; products H v by two backward passes in fp32, Lanczos in float64. eval: running "
+    "statistics. train: statistics of each batch of as many images as the run's update sees at once, H the mean "
+    "over these batches, dropout off, running statistics put back after each product; where the network answers the "
+    "same in both modes, train repeats eval (modes_differ). lambda_max, top, lambda_min: Lanczos, every vector made "
+    "orthogonal to all others twice; residuals |Hu - theta u| / |theta| <= 0.01 count as settled. trace: "
+    "Hutchinson, Rademacher vectors, with its standard error. density: stochastic Lanczos quadrature, bells of a "
+    "hundredth of the range. seed_trace: (1/k) sum_i sum_l |v_il^T (H v_i)_l| over tensors l, the number that an "
+    "earlier study printed as the trace: an estimate of no trace. Networks whose norms make them scale-invariant "
+    "can have any lambda_max by the scale of their weights alone; lambda_max_times_squared_norm = lambda_max |w|^2, "
+    "w all trainable weights, does not change when all of w is scaled."
+)
+
+
+def measured(
+    hessian: Hessian, *, seed: int = SEED, steps: int = STEPS
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    """Numbers and arrays of one Hessian: ends of the spectrum, trace, density, and checks among them."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(hessian.size, dtype=torch.float64, generator=generator).to(hessian.device)
+    ends = lanczos(hessian, start, steps)
+    top, residuals = ends.values[::-1][:TOP], ends.residuals[::-1][:TOP]
+    trace = hutchinson(hessian, TRACE_VECTORS, generator)
+    nodes = quadrature(hessian, DENSITY_VECTORS, DENSITY_STEPS, generator)
+    size = hessian.size
+    first, second = size * nodes.moments(1), size * nodes.moments(2)
+    squared_norm = sum(float(weight.detach().double().square().sum()) for weight in hessian.weights)
+    values = {
+        "lambda_max": top[0],
+        "top": top,
+        "top_relative_residuals": residuals / np.abs(top),
+        "lambda_min": ends.values[0],
+        "lambda_min_relative_residual": ends.residuals[0] / abs(ends.values[0]),
+        "trace": trace.mean,
+        "trace_standard_error": trace.standard_error,
+        "trace_from_density": first.mean(),
+        "trace_from_density_standard_error": _error(first),
+        "frobenius": second.mean() ** 0.5,
+        "seed_trace": trace.seed_trace,
+        "seed_trace_per_weight": trace.seed_trace / size,
+        "squared_norm": squared_norm,
+        "lambda_max_times_squared_norm": top[0] * squared_norm,
+        "gradient_norm": float(hessian.gradient().norm()),
+        "products": hessian.products,
+    }
+    values["checks"] = checks(values, size, _error(second))
+    grid, density = nodes.density()
+    arrays = {
+        "ritz_values": ends.values,
+        "ritz_residuals": ends.residuals,
+        "density_grid": grid,
+        "density": density,
+        "nodes": np.concatenate(nodes.values),
+        "node_weights": np.concatenate(nodes.weights) / len(nodes.weights),
+    }
+    return values, arrays
+
+
+def checks(values: Mapping[str, Any], size: int, squared_frobenius_error: float) -> dict[str, bool]:
+    """Whether numbers found in different ways agree.
+
+    traces: Hutchinson's and that of the density within 3 standard errors of both. largest: lambda_max^2 at most |H|_F^2
+    and 3 of its standard errors. order: trace >= lambda_max + (P - 1) lambda_min, less 3 standard errors. settled:
+    residuals of lambda_max and lambda_min are small.
+    """
+    own, other = values["trace_standard_error"], values["trace_from_density_standard_error"]
+    least = values["lambda_max"] + (size - 1) * values["lambda_min"]
+    ends = (values["top_relative_residuals"][0], values["lambda_min_relative_residual"])
+    return {
+        "traces": bool(abs(values["trace"] - values["trace_from_density"]) <= 3 * np.hypot(own, other)),
+        "largest": bool(values["lambda_max"] ** 2 <= values["frobenius"] ** 2 + 3 * squared_frobenius_error),
+        "order": bool(values["trace"] >= least - 3 * own),
+        "settled": bool(max(ends) <= SETTLED),
+    }
+
+
+def _error(samples: NDArray[np.float64]) -> float:
+    return float(np.std(samples, ddof=1) / len(samples) ** 0.5)
+
+
+def modes_differ(model: nn.Module, images: Tensor, batch: int) -> bool:
+    """Whether ``model`` answers batches of ``images`` (N, C, H, W) otherwise in training than in evaluation mode."""
+    with torch.no_grad():
+        for at in range(0, len(images), batch):
+            block = images[at : at + batch]
+            answers = []
+            for mode in _MODES:
+                with mode_of(model, mode), kept_buffers(model):
+                    answers.append(model(block))
+            if not torch.equal(*answers):
+                return True
+    return False
+
+
+def analyse(subject: Subject) -> Finding:
+    """Curvature over a sample of ``train`` in evaluation and in training mode."""
+    train = subject.data.train
+    update = max(1, subject.config.batch_size // subject.config.optim.accumulate)
+    count = subject.count(IMAGES, len(train))
+    if count > update:
+        count = count // update * update  # both modes see the same images
+    rows = subject.sample(train, count)
+    images, labels = subject.normalized(train, rows)
+    values: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {"rows": rows}
+    modes: tuple[tuple[Mode, int], ...] = (("eval", _EVAL_BATCH), ("train", update))
+    sees_batches = modes_differ(subject.model, images, update)
+    size = 0
+    for mode, batch in modes:
+        if mode == "train" and not sees_batches:
+            values["train"] = dict(values["eval"])
+            continue
+        parts = [(images[at : at + batch], labels[at : at + batch]) for at in range(0, count, batch)]
+        bar = subject.with_bar(range(_PRODUCTS), f"curvature, {mode}", _PRODUCTS)
+        with closing(bar), mode_of(subject.model, mode):
+            hessian = Hessian(subject.model, parts, mean_loss, tell=partial(next, bar, None))
+            values[mode], found = measured(hessian)
+        size = hessian.size
+        arrays |= {f"{mode}_{name}": array for name, array in found.items()}
+    values["train"]["batch_images"] = min(update, count)
+    values["modes_differ"] = sees_batches
+    return Finding(
+        method=METHOD,
+        values=values,
+        units={
+            "lambda_max": "nats per squared weight",
+            "trace": "nats per squared weight, summed over the weights",
+            "lambda_max_times_squared_norm": "nats",
+            "seed_trace_per_weight": "nats per squared weight",
+        },
+        n={
+            "train_images": count,
+            "weights": size,
+            "lanczos_steps": STEPS,
+            "trace_vectors": TRACE_VECTORS,
+            "density_vectors": DENSITY_VECTORS,
+            "density_steps": DENSITY_STEPS,
+        },
+        headline="; ".join(_headline(mode, values[mode]) for mode, _ in modes),
+        arrays=arrays,
+    )
+
+
+def _headline(mode: str, values: Mapping[str, Any]) -> str:
+    failed = [name for name, holds in values["checks"].items() if not holds]
+    told = f"checks failed: {', '.join(failed)}" if failed else "checks hold"
+    return (
+        f"{mode} lambda_max {values['lambda_max']:.4g}, "
+        f"trace {values['trace']:.4g} +- {values['trace_standard_error']:.2g}, {told}"
+    )

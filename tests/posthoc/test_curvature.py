@@ -1,0 +1,246 @@
+"""Lanczos, trace and density against the whole Hessian, from torch.func in float64."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from support.norm_cases import ONE_OF_EACH
+from support.trainings import SMALL
+from torch import nn
+
+from normhpc import norms
+from normhpc.config import RunConfig
+from normhpc.config.norm import NormPart
+from normhpc.errors import InputError
+from normhpc.posthoc.curvature import Hessian, Mode, Quadrature, hutchinson, lanczos, mode_of, quadrature
+from normhpc.posthoc.hessian import checks, measured, modes_differ
+from normhpc.posthoc.subject import mean_loss
+
+
+def norm_of(norm: object) -> NormPart:
+    return norm if isinstance(norm, NormPart) else RunConfig.model_validate(SMALL | {"norm": norm}).norm
+
+
+def network(norm: object, widths: tuple[int, int]) -> nn.Module:
+    """A smooth network in float64 for 8x8 images, some steps of gradient descent away from its start."""
+    slots = [norms.build(norm_of(norm), width, "silu") for width in widths]
+    torch.manual_seed(1)
+    first, second = widths
+    model = nn.Sequential(
+        nn.Conv2d(1, first, 3, padding=1, bias=False),
+        slots[0],
+        nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
+        slots[1],
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(second, 10),
+    ).double()
+    images, labels = sample(48)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    for _ in range(50):
+        optimizer.zero_grad()
+        mean_loss(model(images), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def sample(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
+    return images, torch.randint(0, 10, (count,), generator=generator)
+
+
+def in_batches(count: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    images, labels = sample(count)
+    return [(images[at : at + size], labels[at : at + size]) for at in range(0, count, size)]
+
+
+def loss_of_weights(
+    model: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The mean loss as a function of (P,) weights for torch.func, where norms are plain formulas, and the weights."""
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    total = sum(len(images) for images, _ in batches)
+
+    def loss(flat: torch.Tensor) -> torch.Tensor:
+        pieces = torch.split(flat, [value.numel() for value in weights.values()])
+        parts = {name: piece.view_as(weights[name]) for name, piece in zip(weights, pieces, strict=True)}
+        losses = []
+        for images, labels in batches:
+            own = {name: value.clone() for name, value in buffers.items()}
+            logits = torch.func.functional_call(model, (parts, own), (images,))
+            losses.append(mean_loss(logits, labels) * (len(images) / total))
+        return torch.stack(losses).sum()
+
+    return loss, torch.cat([value.reshape(-1) for value in weights.values()])
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_spectrum_and_trace_of_a_batch_norm_network_are_those_of_the_whole_hessian(mode: Mode) -> None:
+    model = network("batch", (8, 13))
+    batches = in_batches(16, 8)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with mode_of(model, mode):
+        hessian = Hessian(model, batches, mean_loss)
+        values, arrays = measured(hessian, steps=40)
+        loss, weights = loss_of_weights(model, batches)
+        whole = torch.func.jacrev(torch.func.grad(loss), chunk_size=128)(weights).detach().numpy()
+    exact = np.linalg.eigvalsh(whole)
+    assert hessian.size == len(exact) == 1190
+    np.testing.assert_allclose(values["top"], exact[::-1][:5], rtol=1e-6)
+    assert values["lambda_max"] == values["top"][0]
+    assert values["lambda_min"] == pytest.approx(exact[0], rel=1e-3)
+    assert abs(values["trace"] - exact.sum()) <= 3 * values["trace_standard_error"]
+    assert abs(values["trace_from_density"] - exact.sum()) <= 3 * values["trace_from_density_standard_error"]
+    assert values["frobenius"] == pytest.approx(np.sqrt((exact**2).sum()), rel=0.2)
+    assert values["checks"] == dict.fromkeys(("traces", "largest", "order", "settled"), True)
+    norm = sum(float((weight.detach() ** 2).sum()) for weight in model.parameters())
+    assert values["lambda_max_times_squared_norm"] == pytest.approx(values["top"][0] * norm)
+    # 40 for the ends, 30 for the trace, 10 times 20 for the density
+    assert values["products"] == 270
+    area = np.trapezoid(arrays["density"], arrays["density_grid"])
+    assert area == pytest.approx(1, abs=1e-3)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("spec", ONE_OF_EACH, ids=lambda spec: spec.name)
+def test_products_of_every_norm_are_those_of_plain_formulas(spec: NormPart, mode: Mode) -> None:
+    try:
+        model = network(spec, (16, 16))
+    except InputError as error:
+        pytest.skip(str(error))
+    batches = in_batches(32, 16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with mode_of(model, mode):
+        hessian = Hessian(model, batches, mean_loss)
+        vector = torch.randn(hessian.size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        found, again = hessian(vector), hessian(vector)
+        loss, weights = loss_of_weights(model, batches)
+        gradient, wanted = torch.func.vjp(torch.func.grad(loss), weights)
+        wanted = wanted(vector)[0].detach()
+        own_gradient = hessian.gradient()
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
+    torch.testing.assert_close(own_gradient, gradient.detach(), rtol=1e-9, atol=1e-9)
+    assert torch.equal(found, again)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def matrix_hessian(matrix: np.ndarray) -> Hessian:
+    """The loss w^T A w / 2 of tensors of weights of 3 and of the other numbers: its Hessian is A."""
+    fixed = torch.from_numpy(matrix)
+
+    class Quadratic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Parameter(torch.ones(3, dtype=torch.float64))
+            self.second = nn.Parameter(torch.ones(len(matrix) - 3, dtype=torch.float64))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            weights = torch.cat([self.first, self.second])
+            return weights @ fixed @ weights / 2
+
+    batch = (torch.zeros(1), torch.zeros(1))
+    return Hessian(Quadratic(), [batch], lambda logits, labels: logits)
+
+
+def symmetric(size: int) -> np.ndarray:
+    drawn = np.random.default_rng(3).standard_normal((size, size))
+    return drawn + drawn.T
+
+
+def test_lanczos_over_the_whole_space_finds_every_eigenvalue() -> None:
+    matrix = symmetric(12)
+    start = torch.from_numpy(np.random.default_rng(4).standard_normal(12))
+    found = lanczos(matrix_hessian(matrix), start, 40)
+    np.testing.assert_allclose(found.values, np.linalg.eigvalsh(matrix), rtol=1e-10)
+    assert found.residuals.max() < 1e-10
+    assert found.weights.sum() == pytest.approx(1)
+
+
+def test_residuals_are_those_of_the_ritz_pairs() -> None:
+    matrix = symmetric(30)
+    start = torch.from_numpy(np.random.default_rng(4).standard_normal(30))
+    found = lanczos(matrix_hessian(matrix), start, 9)
+    vectors = found.basis.numpy().T @ found.vectors
+    lengths = np.linalg.norm(matrix @ vectors - vectors * found.values, axis=0)
+    np.testing.assert_allclose(found.residuals, lengths, rtol=1e-8)
+
+
+def test_lanczos_stops_where_nothing_new_comes() -> None:
+    matrix = np.diag([1.0, 2, 2, 5, 5])
+    found = lanczos(matrix_hessian(matrix), torch.tensor([1.0, 1, 1, 1, 1]), 5)
+    np.testing.assert_allclose(found.values, [1, 2, 5])
+    np.testing.assert_allclose(found.weights, [0.2, 0.4, 0.4])
+
+
+def test_trace_and_the_seed_s_number_of_a_known_matrix() -> None:
+    matrix = symmetric(6)
+    hessian = matrix_hessian(matrix)
+    found = hutchinson(hessian, 400, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    vectors = [(torch.randint(0, 2, (6,), generator=generator).double() * 2 - 1).numpy() for _ in range(400)]
+    parts = np.array([[(v * (matrix @ v))[:3].sum(), (v * (matrix @ v))[3:].sum()] for v in vectors])
+    assert found.mean == pytest.approx(parts.sum(axis=1).mean())
+    assert found.standard_error == pytest.approx(parts.sum(axis=1).std(ddof=1) / 20)
+    assert found.seed_trace == pytest.approx(np.abs(parts).sum(axis=1).mean())
+    assert found.seed_trace > abs(found.mean)
+    assert abs(found.mean - np.trace(matrix)) < 3 * found.standard_error
+
+
+def test_quadrature_has_the_moments_of_the_matrix() -> None:
+    matrix = symmetric(8)
+    nodes = quadrature(matrix_hessian(matrix), 100, 8, torch.Generator().manual_seed(0))
+    for power in (1, 2):
+        moments = 8 * nodes.moments(power)
+        exact = np.trace(np.linalg.matrix_power(matrix, power))
+        assert abs(moments.mean() - exact) < 4 * moments.std() / 100**0.5
+
+
+def test_density_is_a_sum_of_bells() -> None:
+    nodes = Quadrature([np.array([0.0, 1.0])], [np.array([0.25, 0.75])])
+    grid, density = nodes.density()
+    bells = [share * np.exp(-((grid - at) ** 2) / (2 * 0.01**2)) for share, at in ((0.25, 0), (0.75, 1))]
+    np.testing.assert_allclose(density, sum(bells) / (0.01 * np.sqrt(2 * np.pi)), atol=1e-100)
+
+
+def test_checks_fail_for_numbers_that_do_not_fit() -> None:
+    good = {
+        "trace": 10.0,
+        "trace_standard_error": 1.0,
+        "trace_from_density": 12.0,
+        "trace_from_density_standard_error": 1.0,
+        "lambda_max": 5.0,
+        "lambda_min": -1.0,
+        "frobenius": 6.0,
+        "top_relative_residuals": [1e-6],
+        "lambda_min_relative_residual": 1e-3,
+    }
+    everything = dict.fromkeys(("traces", "largest", "order", "settled"), True)
+    assert checks(good, 10, 1.0) == everything
+    for change, failed in (
+        ({"trace_from_density": 15.0}, "traces"),
+        ({"lambda_max": 7.0}, "largest"),
+        ({"lambda_min": 1.0}, "order"),
+        ({"lambda_min_relative_residual": 0.02}, "settled"),
+    ):
+        assert checks(good | change, 10, 1.0) == everything | {failed: False}
+
+
+@pytest.mark.parametrize(("norm", "differ"), [("batch", True), ("layer", False)])
+def test_whether_a_network_sees_its_batch(norm: str, differ: bool) -> None:
+    model = network(norm, (4, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert modes_differ(model, sample(32)[0], 16) is differ
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+def test_dropout_is_off_in_training_mode() -> None:
+    model = nn.Sequential(nn.Dropout2d(), nn.BatchNorm2d(2), nn.AlphaDropout()).eval()
+    with mode_of(model, "train"):
+        assert [module.training for module in model] == [False, True, False]
+    assert [module.training for module in model] == [False, False, False]
