@@ -18,8 +18,8 @@ from rich.table import Table
 from normhpc.errors import InputError
 from normhpc.results import load_runs
 from normhpc.results.declared import places
-from normhpc.results.intervals import half_width
 from normhpc.results.records import read_records
+from normhpc.results.statistics.intervals import half_width
 from normhpc.sweep import load
 
 EXPECTED = Path(__file__).parents[1] / "sweeps" / "reproduce" / "expected.csv"
@@ -64,8 +64,7 @@ def show(table: pd.DataFrame, *, markdown: bool) -> None:
     shown = Table(*COLUMNS, box=None, pad_edge=False)
     for row in rows:
         shown.add_row(*row)
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, markup=False, emoji=False, highlight=False).print(shown)
+    Console(width=None if sys.stdout.isatty() else 10_000, markup=False, emoji=False, highlight=False).print(shown)
 
 
 if __name__ == "__main__":
