@@ -1,5 +1,5 @@
 # Two commands do everything on a machine with python3 >= 3.11, make and a package registry:
-#   make demo   train five norms on real digits and print the table
+#   make demo   train five norms on real digits, print the table and write the report
 #   make test   the checks and tests that a change must pass
 
 PYTHON ?= python3
@@ -23,6 +23,7 @@ $(SETUP): requirements.lock pyproject.toml
 demo: $(SETUP)
 	$(BIN)/normhpc sweep sweeps/quickstart.yaml --local
 	$(BIN)/normhpc collect runs/quickstart
+	@$(BIN)/normhpc report runs/quickstart --out runs/quickstart.html
 
 check: $(SETUP)
 	$(BIN)/ruff check .

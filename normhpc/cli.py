@@ -1,6 +1,7 @@
 """The command line. One short function per command; what a command needs is imported inside it.
 
-Nothing here but ``train``, ``predict`` and ``sweep --smoke`` ever loads torch: planning and watching run on a login node.
+Nothing here but ``train``, ``predict``, ``analyze`` and ``sweep --smoke`` ever loads torch: planning and watching run on
+a login node.
 """
 
 import errno
@@ -44,22 +45,14 @@ _RUNS = Path("runs")
 _UNWRAPPED = 10_000
 """Letters of a line that nothing is wide enough to reach."""
 
+Listing = StrEnum("Listing", "norms models data sweeps")
+"""What ``normhpc list`` can list."""
 
-class Listing(StrEnum):
-    """What ``normhpc list`` can list."""
+OfShards = StrEnum("OfShards", "info verify")
+"""What ``normhpc shards`` does with shards."""
 
-    norms = "norms"
-    models = "models"
-    data = "data"
-    sweeps = "sweeps"
-
-
-class SchemaOf(StrEnum):
-    """What ``normhpc schema`` can describe."""
-
-    sweep = "sweep"
-    run = "run"
-    profile = "profile"
+SchemaOf = StrEnum("SchemaOf", "sweep run profile")
+"""What ``normhpc schema`` can describe."""
 
 
 class Cause(StrEnum):
@@ -72,22 +65,14 @@ class Cause(StrEnum):
 
 
 class Weights(StrEnum):
-    """Which weights of a run ``normhpc predict`` takes."""
+    """Which weights of a run ``predict`` and ``analyze`` take."""
 
     best = "best"
     last = "last"
 
 
-class Format(StrEnum):
-    """How ``normhpc collect`` writes a table."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-    parquet = "parquet"
-    markdown = "markdown"
-    latex = "latex"
-    html = "html"
+Format = StrEnum("Format", "table csv json parquet markdown latex html")
+"""How ``normhpc collect`` writes a table."""
 
 
 @app.command()
@@ -254,6 +239,11 @@ def collect(
     per_run: Annotated[bool, typer.Option("--per-run", help="One row per run instead of one per cell.")] = False,
     format: Annotated[Format, typer.Option(help="How to write the table.")] = Format.table,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write to a file instead of the screen.")] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit code 1 when anything is odd: torn lines, missing seeds, failed runs ..."),
+    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Read all records anew, not from what was kept.")] = False,
 ) -> None:
     """Tabulate results: mean and 95 % interval over seeds, and cost, per cell of the sweep."""
     from normhpc.results.output import collect as tabulate
@@ -265,6 +255,8 @@ def collect(
         per_run=per_run,
         format=format.value,
         out=out,
+        strict=strict,
+        rebuild=rebuild,
     )
     if isinstance(collected.content, bytes):
         sys.stdout.buffer.write(collected.content)
@@ -272,14 +264,38 @@ def collect(
         sys.stdout.write(collected.content)
     for note in collected.notes:
         print(f"note: {note}", file=sys.stderr)
+    for note in collected.odd:
+        print(f"error: {note}", file=sys.stderr)
+    raise typer.Exit(1 if collected.odd else 0)
 
 
 @app.command()
-def train(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")]) -> None:
-    """Train one run; alone or as one rank under torchrun. Goes on from its checkpoint."""
+def report(
+    places: Places = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("report.html"),
+    metric: Annotated[
+        str | None, typer.Option(metavar="M", help="What it is about. [default: top1 or mAP of test]")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Write nothing; compute each table cell of FILE again.")
+    ] = False,
+) -> None:
+    """Write one HTML file with tables, curves, cost and sources of everything measured; opens offline."""
+    from normhpc.report.command import write_or_verify
+
+    raise typer.Exit(write_or_verify(places or [_RUNS], out, metric, verify=verify))
+
+
+@app.command()
+def train(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR", help="Folder of a run, or of several that differ by their seed.")
+    ],
+) -> None:
+    """Train one run; alone or as one rank under torchrun. Goes on from its checkpoint. Several are trained together."""
     from normhpc.launch.worker import run_rank
 
-    raise typer.Exit(run_rank(run_dir))
+    raise typer.Exit(run_rank(*run_dirs))
 
 
 @app.command()
@@ -287,7 +303,10 @@ def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, or the start of its id.")],
     images: Annotated[
         Path,
-        typer.Option(metavar="CSV|DIR", help="A row of C*H*W values 0..255 per image, or a folder of PNG and JPEG."),
+        typer.Option(
+            metavar="CSV|DIR|SHARDS",
+            help="A row of C*H*W values 0..255 per image, a folder of PNG and JPEG, or a split of shards.",
+        ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="CSV file to write.")] = Path("predictions.csv"),
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also the probability of each class.")] = False,
@@ -316,6 +335,53 @@ def predict(
     )
 
 
+@app.command()
+def analyze(
+    run: Annotated[
+        list[str], typer.Argument(metavar="RUN", help="Folders of runs or of sweeps, or starts of run ids. Repeatable.")
+    ],
+    what: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="predictions, misclassified, confusion, calibration, similarity, saliency, hessian, loss_line, corruption.",
+        ),
+    ],
+    images: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Images to take where a sample is taken. [default: by analysis]"),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cpu, cuda or cuda:NUMBER. [default: a GPU if there is one]")
+    ] = None,
+    weights: Annotated[
+        Weights | None, typer.Option(help="Which weights. [default: the best if the run kept them, else the last]")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Compute also what is there, of the same weights.")] = False,
+    runs: RunsDir = _RUNS,
+) -> None:
+    """Compute from trained networks what is not in their records; results go into RUN/posthoc/."""
+    from normhpc.launch.code import code_version
+    from normhpc.launch.worker import load_trained
+    from normhpc.posthoc.analyze import analyses_named, runs_named
+    from normhpc.posthoc.analyze import analyze as analyze_runs
+
+    names = analyses_named(what)
+    raise typer.Exit(
+        analyze_runs(
+            runs_named(run, runs),
+            names,
+            load=load_trained,
+            code=code_version(),
+            console=_console(stderr=True),
+            images=images,
+            device=device,
+            weights=weights.value if weights else None,
+            again=again,
+        )
+    )
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[Listing, typer.Argument(metavar="norms|models|data|sweeps", help="What to list.")],
@@ -326,6 +392,21 @@ def list_(
 
     entries = list_sweeps(Path("sweeps")) if what is Listing.sweeps else list_parts(what.value)
     _print_json(entries) if as_json else show_catalogue(what.value, entries, _console())
+
+
+@app.command()
+def shards(
+    what: Annotated[OfShards, typer.Argument(metavar="info|verify", help="Say what they hold, or check every byte.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a split, or one that holds splits.")],
+    as_json: Json = False,
+) -> None:
+    """Look into shards of images that a script of data_prep/ made."""
+    from normhpc.shards.show import show_info, verify
+
+    if what is OfShards.info:
+        show_info(folder, _console(), as_json=as_json)
+    else:
+        raise typer.Exit(verify(folder, _console(stderr=as_json), as_json=as_json))
 
 
 @app.command()

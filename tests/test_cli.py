@@ -210,6 +210,17 @@ def test_collect_writes_its_table_on_stdout_and_notes_on_stderr() -> None:
     assert parquet.stdout[:4] == b"PAR1"
 
 
+def test_strict_collect_shows_its_table_and_ends_with_1_when_something_is_odd(behave: Callable[..., None]) -> None:
+    behave(**{"1": {"faults": {"0": "raise"}}})
+    normhpc("sweep", "fakes.yaml", "--local", "--slots", 2)
+    plain = normhpc("collect", "--format", "csv")
+    answer = normhpc("collect", "--format", "csv", "--strict", "--rebuild")
+    assert (plain.code, answer.code, answer.out) == (0, 1, plain.out)
+    odd = [line.removeprefix("note: ") for line in plain.err.splitlines()]
+    assert odd[0].startswith("failed: ")
+    assert answer.err == plain.err + "".join(f"error: {note}\n" for note in odd)
+
+
 def test_train_of_a_folder_that_is_no_run() -> None:
     text = "error: nothing: not a run: there is no run.json in it; normhpc sweep makes run folders\n"
     assert normhpc("train", "nothing") == (2, "", text)

@@ -15,6 +15,7 @@ FLOOR = {
     "files": 0,
     "config": 1,
     "record": 2,
+    "shards": 2,
     "norms": 2,
     "sweep": 3,
     "models": 3,
@@ -22,12 +23,13 @@ FLOOR = {
     "results": 3,
     "train": 4,
     "posthoc": 4,
+    "report": 4,
     "launch": 5,
     "cli": 6,
     "__main__": 7,
 }
 
-WITHOUT_TORCH = ("config", "sweep", "record", "launch", "results", "cli")
+WITHOUT_TORCH = ("config", "sweep", "record", "shards", "launch", "results", "report", "cli")
 
 # the one function that runs where the training runs
 REACHES_TRAIN = "launch/worker.py"

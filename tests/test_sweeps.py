@@ -25,6 +25,9 @@ RUNS = {
     "era_cifar10": 9,
     "eva_mnist": 18,
     "harman_resnet": 21,
+    "multilabel": 72,
+    "multilabel_samples": 8,
+    "probes": 2,
 }
 """Number of runs of every sweep that ships."""
 

@@ -18,10 +18,13 @@ CONTRACT = {
     "logs": "RUN --follow --runs -f",
     "cancel": "TARGET --runs",
     "retry": "TARGET --runs --why",
-    "collect": "DIR --by --format --metric --out --per-run",
+    "collect": "DIR --by --format --metric --out --per-run --rebuild --strict",
+    "report": "DIR --metric --out --verify",
     "train": "RUN_DIR",
     "predict": "RUN --batch-size --images --out --probabilities --runs --weights",
+    "analyze": "RUN --again --device --images --runs --weights --what",
     "list": "norms|models|data|sweeps --json",
+    "shards": "info|verify DIR --json",
     "schema": "sweep|run|profile",
     "doctor": "--json --runs",
 }
@@ -110,6 +113,8 @@ def test_what_plans_and_watches_loads_no_torch_and_needs_no_slurm(
         "doctor",
         "status fakes.yaml",
         "logs 0123",
+        "analyze 0123 --what confusion",
+        "analyze 0123 --what frog",
         "collect",
     ]
     done = subprocess.run(
