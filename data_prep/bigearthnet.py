@@ -7,8 +7,9 @@ python data_prep/bigearthnet.py --root DIR --version 1 --out DIR [--splits train
     without --splits all its patches become one split "all"; --exclude leaves out the official lists of snow and cloud
 
 Fields: s2_10m (4, 120, 120), s2_20m (6, 60, 60), s2_60m (2, 20, 20), as the files store them; with --with-s1 also
-s1_10m (2, 120, 120) float32, VV and VH in decibels, without sums in the index.
-A patch without a band, with one of wrong size or type, or without a label of the 19 classes is left out and told.
+s1_10m (2, 120, 120) float32, VV and VH in decibels.
+A patch without a band, with one of wrong size or type or with decibels that are not finite, or without a label of the
+19 classes is left out and told.
 """
 
 import argparse
@@ -167,7 +168,8 @@ def job(split: str, listing: Listing, given: argparse.Namespace) -> Job:
 def read_patch(patch: Patch, *, root: Path, fields: tuple[ImageField, ...]) -> Row:
     """The bands of ``patch`` as stored, one array for each of ``fields``, and its classes.
 
-    Raises :class:`~normhpc.shards.convert.Unreadable` when a band is missing, damaged or of another size or type.
+    Raises :class:`~normhpc.shards.convert.Unreadable` when a band is missing, damaged, of another size or type
+    or, of floats, not finite everywhere.
     """
     label = labels_in(root / f"{patch.s2}_labels_metadata.json") if patch.label is None else patch.label
     images = {}
@@ -185,6 +187,10 @@ def read_band(place: Path, band: str, field: ImageField) -> NDArray[Any]:
         expected = f"{'x'.join(map(str, field.shape[1:]))} {np.dtype(field.dtype).name}"
         found = f"{'x'.join(map(str, values.shape))} {values.dtype.name}"
         raise Unreadable(f"{file.name}: expected {expected}, found {found}")
+    # one of them would leave the split without statistics, and so without training on these bands
+    if values.dtype.kind == "f" and (bad := values[~np.isfinite(values)]).size:
+        message = f"expected finite numbers, found {bad[0]} in {bad.size:,} of {values.size:,} pixels"
+        raise Unreadable(f"{file.name}: {message}")
     return values
 
 

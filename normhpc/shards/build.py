@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from normhpc.shards.job import Id, Job, stored_ids
 from normhpc.shards.layout import SHARD_FORMAT, SHARD_FORMAT_VERSION, Dataset, create_shard
-from normhpc.shards.rows import Stored, write_at, writing
+from normhpc.shards.rows import Stored, read_at, write_at, writing
 
 _HASHED_AT_ONCE_BYTES = 1 << 22
 
@@ -129,7 +129,7 @@ def _copy_rows(
         for spec in job.fields:
             size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
             for row, stored in enumerate(rows):
-                data = os.pread(reading, size, from_offsets[spec.name] + stored.position * size)
+                data = read_at(reading, size, from_offsets[spec.name] + stored.position * size, source)
                 write_at(writing, memoryview(data), to_offsets[spec.name] + row * size)
     finally:
         os.close(reading)

@@ -21,7 +21,7 @@ from normhpc.config.problems import shown
 from normhpc.errors import DataError, InputError, NormhpcError, Problem
 from normhpc.files import read_json, replace_file, replace_json, sync_directory
 from normhpc.shards.build import Finished, allocate, finish_jpeg, finish_raw
-from normhpc.shards.index import INDEX_NAME, Index, read_index, write_index
+from normhpc.shards.index import INDEX_NAME, Index, channels_of, read_index, write_index
 from normhpc.shards.job import PLAN_NAME, SKIPPED_NAME, Id, check_job, ids_dtype, plan_of, plan_sha256
 from normhpc.shards.job import ExtraField as ExtraField
 from normhpc.shards.job import ImageField as ImageField
@@ -37,6 +37,7 @@ from normhpc.shards.rows import ChunkDone, NotWritten, Stored, Sums, statistics,
 from normhpc.shards.script import add_options as add_options
 from normhpc.shards.script import parse_task as parse_task
 from normhpc.shards.script import run as run
+from normhpc.shards.show import counted
 from normhpc.shards.sidecar import Sidecar, finished_shard, sidecar_path, write_sidecar
 
 Advance = Callable[[int], None]
@@ -133,16 +134,24 @@ class _Conversion:
         differences = []
         for key, asked in self.plan.items():
             found = there.get(key)
-            if key == "images":
-                if found is not None and found != asked:
-                    differences.append(f"images ({found['count']} there, {asked['count']} asked for, or other ids)")
-            elif found != asked:
+            if key != "images" and found != asked:
                 small = not isinstance(asked, dict | list)
                 differences.append(f"{key} ({shown(found)} there, {shown(asked)} asked for)" if small else key)
+        count, known = self.plan["images"]["count"], there.get("images")
+        if known is not None and known != self.plan["images"]:
+            differences.append(f"images ({known['count']} there, {count} asked for, or other ids)")
+        elif known is None and (not differences or self._other_count(there["rows"])):
+            # an index tells what is stored, without inputs that were skipped
+            differences.append(f"images ({there['rows']} stored there, {count} asked for, or other ids)")
         raise InputError(
-            f"{self.folder}: holds another conversion, which differs in {', '.join(differences) or 'the images'}; "
+            f"{self.folder}: holds another conversion, which differs in {', '.join(differences)}; "
             "give another --out, or delete the folder to convert anew"
         )
+
+    def _other_count(self, stored: int) -> bool:
+        """Whether a complete split of so many rows cannot be that of the images asked for."""
+        asked = len(self.job.items)
+        return stored > asked or (stored < asked and not (self.folder / SKIPPED_NAME).exists())
 
     def finished(self, number: int) -> Sidecar | None:
         """What is known of a shard that is there, whole by its size."""
@@ -387,9 +396,10 @@ def _told(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except NotWritten as error:
+        cure = f"it needs room for {what}; make room" if error.for_room else "mend that"
         raise NormhpcError(
-            f"{path}: cannot be written ({error}); it needs room for {what}; make room or give another --out, "
-            "then run the same command again: it goes on from here"
+            f"{path}: cannot be written ({error}); {cure} or give another --out, then run the same command again: it "
+            "goes on from here"
         ) from None
 
 
@@ -407,7 +417,7 @@ def _tell(
     skipped = [*job.skipped, *(pair for sidecar in mine for pair in sidecar.skipped)]
     speed = f", {read / max(seconds, 1e-9):,.0f} images/s" if made else ""
     was = f" ({len(kept)} there before)" if kept else ""
-    console.print(f"{job.dataset} {job.split}: {rows:,} images in {len(mine)} shards{was}{speed}")
+    console.print(f"{job.dataset} {job.split}: {counted(rows, 'image')} in {counted(len(mine), 'shard')}{was}{speed}")
     if conversion.index is None:
         for id, reason in skipped[:_TOLD_SKIPS]:
             console.print(f"skipped {id}: {reason}")
@@ -448,13 +458,21 @@ def _index(plan: dict[str, Any], digest: str, sidecars: Sequence[Sidecar]) -> di
                 }
             )
         row_start += sidecar.rows
+    floats = {spec["name"]: spec for spec in plan["fields"] if spec["dtype"] == "<f4"}
+    float_stats = {
+        name: statistics(stats[name])
+        for name, spec in floats.items()
+        # fewer were added up where some are not finite
+        if stats[name].count == row_start * math.prod(spec["shape"]) // channels_of(spec["shape"], spec["layout"])
+    }
     labels = {"kind": plan["labels"]["kind"], "classes": plan["labels"]["classes"], "positives": positives}
     return {
         **{key: plan[key] for key in ("dataset", "split", "encoding")},
         "rows": row_start,
         **{key: plan[key] for key in ("rows_per_shard", "fields", "extra_fields", "ids_dtype")},
         "labels": labels | plan["labels"],
-        "stats": {name: statistics(sums) for name, sums in stats.items()},
+        "stats": {name: None if name in floats else statistics(sums) for name, sums in stats.items()},
+        **({"float_stats": float_stats} if float_stats else {}),
         "shards": shards,
         "preprocessing": plan["preprocessing"],
         "source": plan["source"],

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,6 +81,19 @@ class FieldStats(Part):
     std: tuple[float, ...]
 
 
+class FloatStats(Part):
+    """What :class:`FieldStats` has, of floats: each number is the exact one, rounded once to float64."""
+
+    count: NonNegativeInt
+    """Pixels of one channel, over all rows."""
+    sum: tuple[float, ...]
+    sumsq: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class ShardFile(Part):
     """One file of rows ``row_start`` to ``row_start + rows``, and the byte at which each of its datasets begins."""
 
@@ -107,7 +120,9 @@ class Index(Part):
     ids_dtype: Annotated[str, StringConstraints(pattern=r"^(<i8|\|S[1-9][0-9]*)$")]
     labels: Labels
     stats: dict[str, FieldStats | None]
-    """By field; null for one of floats, whose sums would depend on the order in which they are added."""
+    """By field; null for one of floats."""
+    float_stats: dict[str, FloatStats] = Constraint(default={})
+    """By field of floats, without those of which a value is not finite. Shards without floats do not have the key."""
     shards: Annotated[tuple[ShardFile, ...], Constraint(min_length=1)]
     preprocessing: dict[str, Any]
     source: dict[str, Any]
@@ -115,6 +130,10 @@ class Index(Part):
     """Of what was asked for: a conversion of anything else into the same folder is refused."""
     index_sha256: Sha256
     """Of the canonical JSON (sorted keys, no blanks) of everything but this key."""
+
+    def statistics_of(self, field: str) -> FieldStats | FloatStats | None:
+        """What is known of the pixels of a field; None for floats without."""
+        return self.float_stats.get(field) or self.stats[field]
 
 
 class NewerFormat(DataError):  # noqa: N818  (not in error itself)
@@ -205,10 +224,18 @@ def _contradictions(index: Index) -> list[tuple[str, str]]:
             found.append(
                 (f"stats.{field.name}", f"expected sums of integers and null of floats, the field is {field.dtype}")
             )
+    odd = index.float_stats.keys() - {field.name for field in index.fields if field.dtype == "<f4"}
+    if odd:
+        found.append(("float_stats", f"expected those of fields of floats, got {', '.join(sorted(odd))}"))
     if len(index.labels.positives) != len(index.labels.classes):
         expected, got = len(index.labels.classes), len(index.labels.positives)
         found.append(("labels.positives", f"expected {expected} numbers, one per class, got {got}"))
     return found
+
+
+def channels_of(shape: Sequence[int], layout: Layout) -> int:
+    """Channels of images of this ``shape``."""
+    return shape[-1] if layout == "NHWC" else shape[0]
 
 
 def dataset_row_bytes(index: Index) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Rows of shards by number, at the speed of memory: no HDF5 library, no lock, safe after fork and in threads."""
 
-import bisect
 import collections
+import contextlib
 import ctypes
 import errno
 import io
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from normhpc.errors import DataError, InputError, Problem, did_you_mean
+from normhpc.shards.adjacent import Stretch, adjacent, can_be_adjacent
 from normhpc.shards.index import INDEX_NAME, Field, Index, ShardFile, read_index
 
 Access = Literal["mmap", "pread"]
@@ -55,9 +56,8 @@ class Shards:
         self.folder = folder
         self.index = index
         self.access = access
-        self._starts_list = [shard.row_start for shard in index.shards]
-        self._starts = np.array(self._starts_list, dtype=np.int64)
-        self._stored: dict[str, _StoredRows] = {}
+        self._starts = np.array([shard.row_start for shard in index.shards], dtype=np.int64)
+        self._stored: dict[str, NDArray[Any] | _FieldByFile] = {}
         self._fields = {field.name: field for field in index.fields}
         for shard in index.shards:
             check_size(folder, shard)
@@ -120,13 +120,11 @@ class Shards:
             for file, local, places in self._by_file(rows):
                 file.read(spec, local, out, places)
             return
-        low, high = self._range_of(rows)
+        self._check_range(rows)
         stored = self._stored_rows(spec)
-        number = bisect.bisect_right(self._starts_list, low) - 1
-        if high - self._starts_list[number] < len(stored.views[number]):
+        if isinstance(stored, np.ndarray):
             # with "clip" numpy writes straight into out; the rows are known to be in range
-            local = rows - self._starts_list[number]
-            np.take(stored.views[number], local, axis=0, out=out[: len(rows)], mode="clip")
+            np.take(stored, rows, axis=0, out=out[: len(rows)], mode="clip")
             return
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         size = spec.row_bytes
@@ -160,7 +158,7 @@ class Shards:
     def close(self) -> None:
         """Let go of the files; arrays that were given out stay valid, they are copies.
 
-        Raises :class:`BufferError` while a thread is in :meth:`read_rows`.
+        May raise :class:`BufferError` while a thread is in :meth:`read_rows`.
         """
         self._stored.clear()
         for file in self._files:
@@ -210,25 +208,32 @@ class Shards:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return self._files[number], row - int(self._starts[number])
 
-    def _range_of(self, rows: NDArray[np.int64]) -> tuple[int, int]:
+    def _check_range(self, rows: NDArray[np.int64]) -> None:
         low, high = int(rows.min()), int(rows.max())
         if low < 0 or high >= len(self):
             raise IndexError(f"rows {low} to {high} of {len(self)}")
-        return low, high
 
-    def _stored_rows(self, field: Field) -> "_StoredRows":
+    def _stored_rows(self, field: Field) -> "NDArray[Any] | _FieldByFile":
         found = self._stored.get(field.name)
         if found is None:
-            views = tuple(file.view(field) for file in self._files)
-            found = _StoredRows(views, np.array([view.ctypes.data for view in views], dtype=np.int64))
-            self._stored[field.name] = found
+            # of two threads that map it at once the first wins
+            found = self._stored.setdefault(field.name, self._mapped(field))
         return found
+
+    def _mapped(self, field: Field) -> "NDArray[Any] | _FieldByFile":
+        stretches = [file.stretch(field) for file in self._files]
+        if can_be_adjacent(stretches):
+            # refused where a process may not have so many maps; then there are those of the files
+            with contextlib.suppress(OSError):
+                return adjacent(stretches).view(field.dtype).reshape(-1, *field.shape)
+        views = tuple(file.view(field) for file in self._files)
+        return _FieldByFile(views, np.array([view.ctypes.data for view in views], dtype=np.int64))
 
     def _by_file(self, rows: NDArray[np.int64]) -> "Iterator[tuple[OpenShard, NDArray[np.int64], Any]]":
         """Rows of each file, counted within it, and where they stand in ``rows`` (a slice when they are all)."""
         if not len(rows):
             return
-        self._range_of(rows)
+        self._check_range(rows)
         if len(self._files) == 1:
             yield self._files[0], rows, slice(0, len(rows))
             return
@@ -241,7 +246,7 @@ class Shards:
             yield self._files[number], local, places if len(places) < len(rows) else slice(0, len(rows))
 
 
-class _StoredRows(NamedTuple):
+class _FieldByFile(NamedTuple):
     """A field in every file, and where in memory each begins. The views keep the files from being unmapped."""
 
     views: tuple[NDArray[Any], ...]
@@ -280,6 +285,10 @@ class OpenShard:
             row, last, place = int(rows[first]), int(rows[end - 1]), int(positions[first])
             what = f"row {row} of {field.name}" if row == last else f"rows {row} to {last} of {field.name}"
             self._fill(out[place : place + end - first].data.cast("B"), begin + row * field.row_bytes, what)
+
+    def stretch(self, field: Field) -> Stretch:
+        """Where all rows of an image field lie in the file."""
+        return Stretch(self.path, self.shard.offsets[field.name], self.shard.rows * field.row_bytes)
 
     def view(self, field: Field) -> NDArray[Any]:
         """All rows of an image field, in the mapped file."""

@@ -1,6 +1,6 @@
 """How an image of any size becomes a square: three ways, all with Pillow's own resampling."""
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from PIL import Image
 
@@ -12,6 +12,28 @@ Filter = Literal["bilinear", "bicubic", "lanczos"]
 
 WAYS: tuple[Way, ...] = get_args(Way)
 FILTERS: tuple[Filter, ...] = get_args(Filter)
+
+
+class Placed(NamedTuple):
+    """Width and height that an image is resampled to, and where its left upper corner then lies in the square."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+
+
+def placed(width: int, height: int, size: int, way: Way = "squash") -> Placed:
+    """Where :func:`resized` puts an image of ``width`` x ``height``; a corner is negative where something is cut off."""
+    if way == "squash" or width == height:
+        return Placed(size, size, 0, 0)
+    shorter, longer = sorted((width, height))
+    if way == "crop":
+        long = size * longer // shorter
+        wide, high = (long, size) if width > height else (size, long)
+        return Placed(wide, high, -round((wide - size) / 2), -round((high - size) / 2))
+    wide, high = _scaled(width, size, longer), _scaled(height, size, longer)
+    return Placed(wide, high, round((size - wide) / 2), round((size - high) / 2))
 
 
 def resized(image: Image.Image, size: int, way: Way = "squash", filter: Filter = "bicubic") -> Image.Image:
@@ -28,16 +50,12 @@ def resized(image: Image.Image, size: int, way: Way = "squash", filter: Filter =
     resampling = Image.Resampling[filter.upper()]
     if way == "squash" or image.width == image.height:
         return image.resize((size, size), resampling)
-    shorter, longer = sorted(image.size)
+    wide, high, left, top = placed(image.width, image.height, size, way)
+    scaled = image.resize((wide, high), resampling)
     if way == "crop":
-        long = size * longer // shorter
-        wide = image.width > image.height
-        scaled = image.resize((long, size) if wide else (size, long), resampling)
-        left, top = round((scaled.width - size) / 2), round((scaled.height - size) / 2)
-        return scaled.crop((left, top, left + size, top + size))
-    scaled = image.resize((_scaled(image.width, size, longer), _scaled(image.height, size, longer)), resampling)
+        return scaled.crop((-left, -top, size - left, size - top))
     square = Image.new(image.mode, (size, size))
-    square.paste(scaled, (round((size - scaled.width) / 2), round((size - scaled.height) / 2)))
+    square.paste(scaled, (left, top))
     return square
 
 

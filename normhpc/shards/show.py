@@ -55,7 +55,10 @@ def info(folder: Path) -> dict[str, Any]:
         "rows_per_shard": index.rows_per_shard,
         "fields": [field.model_dump(mode="json") for field in index.fields],
         "labels": index.labels.model_dump(mode="json"),
-        "stats": {name: stats and stats.model_dump(mode="json") for name, stats in index.stats.items()},
+        "stats": {
+            field.name: (stats := index.statistics_of(field.name)) and stats.model_dump(mode="json")
+            for field in index.fields
+        },
         "preprocessing": index.preprocessing,
         "source": index.source,
         "index_sha256": index.index_sha256,
@@ -67,7 +70,7 @@ def data_block(folder: Path, index: Index) -> dict[str, Any]:
     """``data`` of a sweep on these shards.
 
     ``test`` is absent where no split is one, height and width where JPEG files have several sizes. ``val`` is there
-    where both are. ``bands`` are there where some are floats, which cannot be trained on: all the others.
+    where both are. ``bands`` are there where some are floats, which are another instrument's: all the others.
     """
     root = folder.absolute().parent
     names = _alike(root, index)
@@ -140,14 +143,16 @@ def _show_verification(split: Verification, console: Console) -> None:
     for note in split.notes:
         console.print(f"note: {split.folder}/{note}")
     if split.faults:
-        console.print(f"{split.folder}: {len(split.faults)} check{'s' * (len(split.faults) > 1)} failed")
+        console.print(f"{split.folder}: {counted(len(split.faults), 'check')} failed")
     else:
-        console.print(f"{split.folder}: sound, {split.rows:,} images in {split.shards} shards")
+        console.print(f"{split.folder}: sound, {counted(split.rows, 'image')} in {counted(split.shards, 'shard')}")
 
 
 def _show(split: dict[str, Any], console: Console) -> None:
-    console.print(f"{split['dataset']} {split['split']}: {split['rows']:,} images, {_size(split['bytes'])}")
-    console.print(f"  files: {split['shards']} of {split['rows_per_shard']:,} images or fewer, {split['encoding']}")
+    console.print(f"{split['dataset']} {split['split']}: {counted(split['rows'], 'image')}, {_size(split['bytes'])}")
+    console.print(
+        f"  files: {split['shards']} of {counted(split['rows_per_shard'], 'image')} or fewer, {split['encoding']}"
+    )
     labels = split["labels"]
     listed = ", ".join(labels["classes"][:_SHOWN_CLASSES]) + (
         ", ..." if len(labels["classes"]) > _SHOWN_CLASSES else ""
@@ -159,7 +164,9 @@ def _show(split: dict[str, Any], console: Console) -> None:
         console.print(f"  {field['name']}: {shape} {field['dtype']} {field['layout']}")
         stats = split["stats"][field["name"]]
         if stats is None:
-            console.print(f"    {', '.join(field['bands'])}: floats, no statistics")
+            console.print(
+                f"    {', '.join(field['bands'])}: not all finite, or converted before floats had statistics: none"
+            )
             continue
         bands = field["bands"] or [f"channel {number}" for number in range(len(stats["mean"]))]
         for band, mean, std in zip(bands, stats["mean"], stats["std"], strict=True):
@@ -173,6 +180,11 @@ def _channels_first(field: Field) -> tuple[int, int, int]:
 
 def _first(names: Sequence[str], beginnings: Sequence[str]) -> str | None:
     return next((name for begin in beginnings for name in names if name.startswith(begin)), None)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 shard``, ``2,000 shards``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def _size(size: int) -> str:

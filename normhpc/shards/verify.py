@@ -87,6 +87,7 @@ def verify_split(folder: Path, begin: Callable[[int], object], advance: Callable
         checked = list(threads.map(lambda shard: _check_shard(folder, index, shard, advance), index.shards))
     for shard in checked:
         found.faults += shard.faults
+        found.notes += shard.notes
     found.faults += _check_whole(index, checked)
     _check_names(folder, index, found)
     return found
@@ -97,6 +98,7 @@ class _Checked:
     """What one shard gave; ``sums`` are absent when it could not be read to its end."""
 
     faults: list[Fault]
+    notes: list[str] = field(default_factory=list)
     sums: dict[str, Sums] | None = None
     positives: Any = None
     ids: Any = None
@@ -124,13 +126,15 @@ def _read_shard(
     file = OpenShard(path, shard, index, "pread")
     try:
         damaged, sums = [], {spec.name: Sums() for spec in index.fields}
+        not_finite: dict[str, list[int]] = {spec.name: [] for spec in index.fields}
         expected = file.crc32()
         for row in range(shard.rows):
             stored = file.row_bytes(row)
             if crc32_of(stored) != expected[row]:
                 damaged.append(row)
             else:
-                _add_row(index, stored, sums)
+                for name in _add_row(index, stored, sums):
+                    not_finite[name].append(row)
             advance(1)
         labels = file.labels()
         found.ids = file.ids()
@@ -148,6 +152,11 @@ def _read_shard(
                 f"(labels, ids, checksums or headers); {_REPAIR}",
             )
         )
+    found.notes += [
+        f"{shard.file}: {_rows(rows)} with values of {name} that are not finite: no run may use its bands"
+        for name, rows in not_finite.items()
+        if rows
+    ]
     found.faults += _check_labels(index, shard, labels)
     if not found.faults:
         found.sums = sums
@@ -158,9 +167,13 @@ def _read_shard(
         )
 
 
-def _add_row(index: Index, row: list[bytes], sums: dict[str, Sums]) -> None:
+def _add_row(index: Index, row: list[bytes], sums: dict[str, Sums]) -> Iterator[str]:
+    """Add up the pixels of each field; names of the fields of which nothing was added, since some are not finite."""
     for spec, stored in zip(index.fields, row, strict=True):
-        sums[spec.name].add(sums_of(_pixels(spec, stored, index), spec.layout))
+        own = sums_of(_pixels(spec, stored, index), spec.layout)
+        sums[spec.name].add(own)
+        if not own.count:
+            yield spec.name
 
 
 def _pixels(spec: Field, stored: bytes, index: Index) -> Any:
@@ -206,13 +219,14 @@ def _check_whole(index: Index, shards: list[_Checked]) -> Iterator[Fault]:
         total = Sums()
         for shard in shards:
             total.add((shard.sums or {})[spec.name])
-        given, sums = index.stats[spec.name], statistics(total)
-        if given is None or sums is None:  # floats
+        given, sums = index.statistics_of(spec.name), statistics(total)
+        if given is None or sums is None:  # floats that are not all finite
             continue
+        name = f"{'float_stats' if spec.dtype == '<f4' else 'stats'}.{spec.name}"
         stored = given.model_dump(mode="json")
         for key, value in sums.items():
             if stored[key] != value:
-                yield Fault(INDEX_NAME, f"stats.{spec.name}.{key}: expected {value}, got {stored[key]}; convert anew")
+                yield Fault(INDEX_NAME, f"{name}.{key}: expected {value}, got {stored[key]}; convert anew")
     positives = sum(shard.positives for shard in shards)
     if positives.tolist() != list(index.labels.positives):
         yield Fault(INDEX_NAME, "labels.positives: other numbers of images per class than in the shards; convert anew")

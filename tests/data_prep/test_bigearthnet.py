@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import shutil
 import tarfile
 
@@ -183,6 +184,10 @@ def test_real_sentinel_1_values(tmp_path):
         assert np.array_equal(images["s1_10m"], np.stack([tifffile.imread(vv), tifffile.imread(vh)]))
         assert_patch(images, bands_of(name))
         assert shards.index.stats["s1_10m"] is None
+        found = shards.index.float_stats["s1_10m"]
+        planes = images["s1_10m"].astype(np.float64).reshape(2, -1)
+        assert (found.count, found.sum) == (14_400, tuple(math.fsum(plane) for plane in planes))
+        np.testing.assert_allclose(found.std, planes.std(axis=1), rtol=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -385,6 +390,24 @@ def test_a_patch_without_its_sentinel_1_band_is_skipped_and_told(tmp_path, capsy
     with open_shards(tmp_path / "out", "train") as shards:
         assert len(shards) == 2
     assert f"{TILE}_2_57: no file {twin}_VH.tif" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "found"), [(np.nan, "nan"), (-np.inf, "-inf")], ids=["not_a_number", "logarithm_of_zero"]
+)
+def test_a_patch_with_floats_that_are_not_finite_is_skipped_and_told(tmp_path, capsys, value, found):
+    """One of them would leave the whole split without statistics, and so without training on its floats."""
+    write_v2(tmp_path, ROWS)
+    twin = s1_of(f"{TILE}_2_57")
+    values = decibels_of(twin)
+    values["VH"][7, 11:13] = value
+    write_patch(tmp_path / "BigEarthNet-S1" / SCENE / twin, values)
+    assert convert_v2(tmp_path, tmp_path / "out", "--splits", "train", "--with-s1") == 0
+    with open_shards(tmp_path / "out", "train") as shards:
+        assert names(shards) == [f"{TILE}_11_4", f"{TILE}_30_9"]
+        assert shards.index.statistics_of("s1_10m").count == 2 * 120 * 120
+    expected = f"{TILE}_2_57: {twin}_VH.tif: expected finite numbers, found {found} in 2 of 14,400 pixels"
+    assert expected in capsys.readouterr().err
 
 
 def test_a_patch_that_is_not_on_disk_is_skipped_and_told(tmp_path, capsys):

@@ -1,11 +1,14 @@
 """Conversion: what is stored, always the same bytes, and going on from wherever it was stopped."""
 
+import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -21,6 +24,8 @@ from support.shard_jobs import (
     colours_job,
     contents,
     converted,
+    decibels,
+    floats_job,
     jpeg,
     jpeg_job,
     multi_hot,
@@ -29,7 +34,7 @@ from support.shard_jobs import (
 
 from normhpc.shards import read_index
 from normhpc.shards.convert import Options, convert
-from normhpc.shards.rows import sums_of
+from normhpc.shards.rows import Sums, sums_of
 
 NAMES = [f"train-0000{number}.h5" for number in range(4)]
 
@@ -125,6 +130,49 @@ def test_statistics_of_bands(tmp_path: Path) -> None:
         assert stats.sumsq == tuple(int(value) for value in (every**2).sum(axis=(0, 2, 3)))
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_sums_of_floats_are_exact(layout: str) -> None:
+    """Against fractions, with the smallest, the largest and both zeros among them."""
+    draw = np.random.default_rng(3)
+    pixels = (draw.normal(0, 1, (2, 30, 40)) * 10.0 ** draw.integers(-40, 38, (2, 30, 40))).astype(np.float32)
+    odd = np.float32([0.0, -0.0, 1e-45, -1e-39, 2.0**-126, 3.4e38, -3.4e38, 1 + 2**-23, -16777215])
+    pixels[1, 3, : len(odd)] = odd
+    found = sums_of(pixels if layout == "NCHW" else np.ascontiguousarray(np.moveaxis(pixels, 0, -1)), layout)
+    assert (found.count, found.unit_bits) == (1200, 149)
+    for channel, values in enumerate(pixels.reshape(2, -1).tolist()):
+        exact = [Fraction(value) for value in values]
+        assert Fraction(found.sum[channel], 2**149) == sum(exact)
+        assert Fraction(found.sumsq[channel], 4**149) == sum(value**2 for value in exact)
+        assert (found.min[channel], found.max[channel]) == (min(values), max(values))
+    for bad in (np.nan, np.inf, -np.inf):
+        pixels[0, 0, 0] = bad
+        assert sums_of(pixels, "NCHW") == Sums()
+
+
+def test_statistics_of_floats_are_those_of_exact_sums(tmp_path: Path) -> None:
+    converted(tmp_path, floats_job())
+    index = read_index(tmp_path / "train")
+    every = np.stack([decibels(n) for n in range(IMAGES)]).astype(np.float64)
+    assert index.stats["s1"] is None
+    stats = index.float_stats["s1"]
+    assert index.statistics_of("s1") is stats
+    assert stats.count == IMAGES * 35
+    planes = np.moveaxis(every, 1, 0).reshape(2, -1)
+    assert stats.sum == tuple(math.fsum(plane) for plane in planes)
+    assert stats.sumsq == tuple(float(sum(Fraction(value) ** 2 for value in plane)) for plane in planes)
+    assert (stats.min, stats.max) == (tuple(planes.min(axis=1)), tuple(planes.max(axis=1)))
+    np.testing.assert_allclose(stats.mean, planes.mean(axis=1), rtol=1e-13)
+    np.testing.assert_allclose(stats.std, planes.std(axis=1), rtol=1e-12)
+
+
+def test_floats_that_are_not_all_finite_have_no_statistics(tmp_path: Path) -> None:
+    converted(tmp_path, floats_job(spoiled=33))
+    index = read_index(tmp_path / "train")
+    assert (index.float_stats, index.statistics_of("s1")) == ({}, None)
+    assert index.stats["images"].count == IMAGES * 48
+    assert "float_stats" not in json.loads((tmp_path / "train" / "index.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("dtype", "shape", "layout"),
     [
@@ -197,6 +245,9 @@ def test_what_is_told(tmp_path: Path) -> None:
     first, *lines = console.file.getvalue().splitlines()
     assert first.startswith("toy train: 25 images in 4 shards, ")
     assert first.endswith(" images/s")
+    one = silent()
+    convert(colours_job(items=[(1, 1)]), Options(tmp_path / "one"), one)
+    assert one.file.getvalue().startswith("toy train: 1 image in 1 shard, ")
     assert lines[:20] == [f"skipped {100 + n}: no pixels in {n}" for n in range(20)]
     assert lines[20:] == [f"skipped 5 more, all in {tmp_path / 'train' / 'skipped.csv'}"]
 

@@ -1,6 +1,9 @@
 """What conversion says when the script, the folder, the disk or a process is at fault, and what it leaves behind."""
 
 import argparse
+import errno
+import os
+import pickle
 import re
 import resource
 import shutil
@@ -27,6 +30,7 @@ from support.shard_jobs import (
 
 from normhpc.errors import DataError, InputError, NormhpcError
 from normhpc.shards.convert import ImageField, LabelSpec, Options, Row, add_options, parse_task, run
+from normhpc.shards.rows import NotWritten
 
 EXTRA = {"orig_size": (1, 2)}
 
@@ -181,7 +185,7 @@ def test_another_conversion_is_there(
     with pytest.raises(InputError) as raised:
         converted(tmp_path, colours_job(**changes), **options)
     if complete and text.startswith("images"):
-        text = "the images"
+        text = "images (50 stored there, 40 asked for, or other ids)"
     assert str(raised.value) == (
         f"{tmp_path / 'train'}: holds another conversion, which differs in {text}; "
         "give another --out, or delete the folder to convert anew"
@@ -253,7 +257,69 @@ def test_an_out_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(NormhpcError) as raised:
         converted(tmp_path / "out", colours_job())
-    assert str(raised.value).startswith(f"{tmp_path}/out/train: cannot be written (Not a directory); ")
+    assert str(raised.value) == (
+        f"{tmp_path}/out/train: cannot be written (Not a directory); mend that or give another --out, then run the same "
+        "command again: it goes on from here"
+    )
+
+
+def test_only_a_lack_of_room_asks_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, cure in (
+        (errno.EIO, "mend that"),
+        (errno.EROFS, "mend that"),
+        (errno.EDQUOT, "it needs room for a shard of 2,304 bytes; make room"),
+    ):
+
+        def refuse(*_: object, number: int = number) -> int:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", refuse)
+            text = refused(tmp_path, colours_job())
+        assert text == (
+            f"OUT/train/train-00000.h5.tmp: cannot be written ({os.strerror(number)}); {cure} or give another --out, then "
+            "run the same command again: it goes on from here"
+        )
+    sent = pickle.loads(pickle.dumps(NotWritten("no room", True)))  # by a worker
+    assert (str(sent), sent.for_room) == ("no room", True)
+
+
+def test_a_limit_that_was_another_is_told_with_the_counts(tmp_path: Path) -> None:
+    """Ids of texts are stored as wide as the widest, so that fewer of them differ in that as well."""
+    items = [(f"{10**n}", n) for n in range(9)]
+    converted(tmp_path, colours_job(items=items))
+    with pytest.raises(InputError) as raised:
+        converted(tmp_path, colours_job(items=items[:4]))
+    assert str(raised.value) == (
+        f"{tmp_path / 'train'}: holds another conversion, which differs in ids_dtype ('|S9' there, '|S4' asked for), images "
+        "(9 stored there, 4 asked for, or other ids); give another --out, or delete the folder to convert anew"
+    )
+    with pytest.raises(InputError, match=r"images \(9 stored there, 12 asked for, or other ids\)"):
+        converted(tmp_path, colours_job(items=[(f"{10 ** (n % 9)}{'x' * (n // 9)}", n) for n in range(12)]))
+
+
+def test_rows_that_are_read_back_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system may give fewer bytes than were asked for: rows behind a skipped one are copied whole."""
+    job = colours_job(unreadable=(3, 20))
+    converted(tmp_path / "whole", job)
+    read = os.preadv
+    parts = []
+
+    def some(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        parts.append(len(buffers[0]))
+        return read(descriptor, [buffers[0][:100]], offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", some)
+        converted(tmp_path / "parts", job)
+    assert {144, 44} <= set(parts)
+    assert contents(tmp_path / "parts" / "train") == contents(tmp_path / "whole" / "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", lambda *_: 0)
+        text = refused(tmp_path / "short", job)
+    assert re.fullmatch(
+        r"OUT/train/train-00000\.h5\.tmp: ends at byte \d+, in a row that was written; run the same command again", text
+    )
 
 
 def test_options_of_scripts(capsys: pytest.CaptureFixture[str]) -> None:

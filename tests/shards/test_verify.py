@@ -1,6 +1,7 @@
 """``normhpc shards``: every kind of damage is found and named."""
 
 import json
+import math
 import os
 import shutil
 from functools import partial
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import yaml
 from support.launches import normhpc
-from support.shard_jobs import JOBS, bands_job, colours_job, converted, jpeg_job, read_as
+from support.shard_jobs import JOBS, bands_job, colours_job, converted, floats_job, jpeg_job, read_as
 
 from normhpc.config.problems import validate_run
+from normhpc.errors import DataError
 from normhpc.shards import read_index
 from normhpc.shards.convert import ImageField, Row
 from normhpc.shards.index import index_sha256
@@ -143,6 +145,30 @@ def test_statistics_and_offsets_are_computed_again(folder: Path) -> None:
     code, lines = verify(folder)
     assert (code, len(lines)) == (1, 2)
     assert lines[0].startswith("train-00001.h5: datasets begin at {'crc32': ")
+
+
+def test_statistics_of_floats_are_computed_again(tmp_path: Path) -> None:
+    converted(tmp_path, floats_job())
+    folder = tmp_path / "train"
+    stats = json.loads((folder / "index.json").read_text())["float_stats"]["s1"]
+    wrong = [stats["std"][0], math.nextafter(stats["std"][1], 9)]
+    sign(folder, float_stats={"s1": stats | {"std": wrong}})
+    message = f"index.json: float_stats.s1.std: expected {stats['std']}, got {wrong}; convert anew"
+    assert verify(folder) == (1, [message, "DIR: 1 check failed"])
+    sign(folder, float_stats={"s1": stats, "images": stats})
+    with pytest.raises(DataError) as raised:
+        read_index(folder)
+    assert str(raised.value) == (
+        f"{folder / 'index.json'}: float_stats: expected those of fields of floats, got images; run the conversion again"
+    )
+
+
+def test_shards_of_floats_that_are_not_all_finite_are_sound(tmp_path: Path) -> None:
+    converted(tmp_path, floats_job(spoiled=2))
+    note = "train-00000.h5: row 2 with values of s1 that are not finite: no run may use its bands"
+    assert verify(tmp_path / "train") == (0, [f"note: {note}", "DIR: sound, 50 images in 4 shards"])
+    lines = normhpc("shards", "info", str(tmp_path / "train")).out.splitlines()
+    assert "    VV, VH: not all finite, or converted before floats had statistics: none" in lines
 
 
 def test_damaged_index(folder: Path) -> None:

@@ -32,6 +32,11 @@ def bands(number: int) -> dict[str, np.ndarray]:
     }
 
 
+def decibels(number: int) -> np.ndarray:
+    """Two bands of floats."""
+    return np.random.default_rng(number).normal(-12, 5, (2, 7, 5)).astype(np.float32)
+
+
 def multi_hot(number: int) -> list[int]:
     return [number % 2, number // 2 % 2, int(number % 5 == 0)]
 
@@ -51,6 +56,14 @@ def read_colours(number: int, unreadable: tuple[int, ...] = (), pause_seconds: f
     if number in unreadable:
         raise Unreadable(f"no pixels in {number}")
     return Row({"images": colours(number)}, number % 3, {"orig_size": (number, 2 * number)})
+
+
+def read_floats(number: int, spoiled: int) -> Row:
+    """Bytes and floats; one of the floats of image ``spoiled`` is no number."""
+    floats = decibels(number)
+    if number == spoiled:
+        floats[1, 2, 3] = np.nan
+    return Row({"images": colours(number), "s1": floats}, number % 3)
 
 
 def read_bands(number: int) -> Row:
@@ -89,6 +102,11 @@ def colours_job(**changes: Any) -> Job:
     return Job(**given | changes)
 
 
+def floats_job(*, spoiled: int = -1, **changes: Any) -> Job:
+    fields = (*colours_job().fields, ImageField("s1", "<f4", (2, 7, 5), "NCHW", ("VV", "VH")))
+    return colours_job(fields=fields, read=partial(read_floats, spoiled=spoiled), extra_fields=(), **changes)
+
+
 def bands_job(**changes: Any) -> Job:
     given: dict[str, Any] = {
         "dataset": "bands",
@@ -118,7 +136,7 @@ def jpeg_job(**changes: Any) -> Job:
     return Job(**given | changes)
 
 
-JOBS = {"colours": colours_job, "bands": bands_job, "jpeg": jpeg_job}
+JOBS = {"colours": colours_job, "bands": bands_job, "jpeg": jpeg_job, "floats": floats_job}
 
 
 def silent() -> Console:

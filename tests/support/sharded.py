@@ -18,11 +18,17 @@ BANDS = (
 )
 
 
+DECIBELS = ImageField("s1_10m", "<f4", (2, 12, 12), "NCHW", ("VV", "VH"))
+
+
 def row(fields: tuple[ImageField, ...], classes: int, multi: bool, number: int) -> Row:
     """The image with this number, a function of it alone."""
     random = np.random.default_rng(number)
     images = {
-        field.name: random.integers(0, np.iinfo(field.dtype).max + 1, field.shape, field.dtype) for field in fields
+        field.name: random.normal(-12, 5, field.shape).astype(np.float32)
+        if field.dtype == "<f4"
+        else random.integers(0, np.iinfo(field.dtype).max + 1, field.shape, field.dtype)
+        for field in fields
     }
     label = random.integers(0, 2, classes).tolist() if multi else number % classes
     return Row(images, label)
