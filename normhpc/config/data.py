@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from normhpc.config.base import Fraction, OneOf, Part, PositiveInt, outside_identity
 
@@ -185,6 +185,14 @@ class Shards(DataPart):
     ``auto``: on the device up to 2 GiB, else mapped on this machine's disks and read from network file systems."""
     threads: PositiveInt = outside_identity(2)
     """Threads per rank that gather batches; with ``pread`` four times as many."""
+
+    @field_validator("bands")
+    @classmethod
+    def _bands_differ(cls, bands: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = [band for number, band in enumerate(bands or ()) if band in (bands or ())[:number]]
+        if twice:
+            raise ValueError(f"expected every band once, got {twice[0]!r} again; leave it out")
+        return bands
 
     def labels(self) -> Labels:
         """Whether an image has one label or several."""

@@ -40,7 +40,7 @@ class Batches:
     from images padded to P x Q.
 
     With ``crop`` an image is cut to a square of that side, anywhere or, without augmentation, in the middle; with
-    ``resize`` the network sees squares of that side: torchvision's ``resize`` of the augmented values.
+    ``resize`` the network sees squares of that side: torchvision's ``resize`` of the augmented values, which rounds integers.
     """
 
     def __init__(
@@ -253,7 +253,9 @@ class Batches:
         """Planar stored values to floats; the layout changes last because broadcasting over channels is slow in NHWC."""
         floats = values(pixels, self.offset.dtype)
         if self.resize is not None:
-            floats = F.interpolate(floats, (self.resize,) * 2, mode="bilinear", antialias=True).round_()
+            floats = F.interpolate(floats, (self.resize,) * 2, mode="bilinear", antialias=True)
+            if not pixels.is_floating_point():
+                floats.round_()
         return floats.sub_(self.offset).div_(self.spread).to(self.dtype, memory_format=self.memory_format)
 
 

@@ -31,7 +31,6 @@ class Stream(IntEnum):
     SHARE = 9
     BOX_ROW = 10
     BOX_COLUMN = 11
-    CHECKED = 12
     CORNERS = 16  # and the seven after it: x and y of the four corners
 
 

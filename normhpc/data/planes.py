@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from normhpc.errors import DataError, Problem, did_you_mean
-from normhpc.shards.index import Field, FieldStats
+from normhpc.shards.index import Field, Index, channels_of
 
 STORED_TYPES = {"|u1": torch.uint8, "<u2": torch.int16, "<f4": torch.float32}
 """Tensors that stored values lie in. Of 16 bits they are the bit patterns: torch does little with unsigned ones."""
@@ -64,17 +64,21 @@ class Planes:
         """The fields that are needed."""
         return [source.field for source in self._sources]
 
-    def statistics(self, stats: Mapping[str, FieldStats | None]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def statistics(self, index: Index) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and biased standard deviation of each channel over all stored values, in units of :data:`UNITS`.
 
-        Raises :class:`~normhpc.errors.DataError` for bands of floats, which have no exact sums.
+        Raises :class:`~normhpc.errors.DataError` for bands of floats of which the index has none.
         """
         unit = UNITS[self.dtype]
         mean, std = [0.0] * self.shape[0], [0.0] * self.shape[0]
         for source in self._sources:
-            found = stats[source.field.name]
+            found = index.statistics_of(source.field.name)
             if found is None:
-                message = f"no statistics are kept of {source.field.name}, which holds floats; leave its bands out"
+                message = (
+                    f"no statistics of the floats of {source.field.name}: some are not finite, or they were converted before "
+                    "statistics of floats were kept; leave its bands out, or convert anew without the rows that "
+                    "normhpc shards verify names"
+                )
                 raise DataError(Problem(message, path="data.bands", file=self._file))
             for channel, place in zip(source.taken, source.places, strict=True):
                 mean[place], std[place] = found.mean[channel] / unit, found.std[channel] / unit
@@ -135,7 +139,7 @@ def _enlarged(planes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _channels(field: Field) -> int:
-    return field.shape[-1] if field.layout == "NHWC" else field.shape[0]
+    return channels_of(field.shape, field.layout)
 
 
 def _side(field: Field) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def open_sharded(config: ShardsConfig) -> ImageData:
     else:
         val = splits[config.val]
     planes = train.images.planes
-    mean, std = planes.statistics(index.stats)
+    mean, std = planes.statistics(index)
     digest = hashlib.blake2b(digest_size=16)
     for name, shards in opened.items():
         digest.update(f"{name}\0{shards.index.index_sha256}\0".encode())
@@ -99,7 +99,8 @@ def stored_split(
 ) -> StoredSplit:
     """All images of ``shards``, which must be of ``shape`` (channels, height, width), and their labels.
 
-    Raises :class:`~normhpc.errors.DataError` where they are not, or have none of the ``bands``.
+    Raises :class:`~normhpc.errors.DataError` where they are not, have none of the ``bands``, or floats among them that
+    may not all be finite: what a network makes of NaN would be told as its divergence.
     """
     file = str(shards.folder / INDEX_NAME)
     planes = Planes(_fields(shards, shape), bands, file)
@@ -116,6 +117,7 @@ def stored_split(
             f"{advice}"
         )
         raise DataError(Problem(message, file=file))
+    planes.statistics(shards.index)
     images = StoredImages(shards, planes, np.arange(len(shards)), threads)
     return StoredSplit(images, torch.from_numpy(shards.labels()))
 

@@ -17,13 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from normhpc.data.order import Stream, draws
 from normhpc.data.planes import STORED_TYPES, Planes
 from normhpc.errors import DataError, Problem
 from normhpc.shards import Shards
 
 _CHECKED_ROWS = 1024
 """One row in so many is compared with its checksum while it is read."""
+
+_CHECKED_STEP = 633
+"""From one read to the next the places to check move on by so many: odd, so that each has its turn, and near the golden
+section, so that reads that follow one another check places far apart.
+"""
 
 _BUFFER_BYTES = 192 << 20
 """What the buffers of one reader may take together, as long as there are two of them."""
@@ -34,8 +38,11 @@ _KEPT_BYTES = 96 << 20
 _COPIES = 2
 """Reads whose copies to the device may be under way, before the next read waits for the first of them."""
 
-_READ_BYTES = 2 << 20
+_READ_BYTES = 4 << 20
 """What a thread reads at once, and more where a batch is larger: small batches are read several at a time."""
+
+_SMALL_READS = 4
+"""Reads of that size under way: a thread that was asleep takes about as long to start as to copy one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class StoredImages:
         if not self.in_memory:
             rows = self.rows[places]
             if number is not None:
-                rows = rows[draws(0, number, rows, Stream.CHECKED) % np.uint64(_CHECKED_ROWS) == 0]
+                rows = rows[number * _CHECKED_STEP % _CHECKED_ROWS :: _CHECKED_ROWS]
             self.shards.check_rows(rows)
 
     def buffer(self, images: int, *, pinned: bool) -> dict[str, Tensor]:
@@ -282,12 +289,15 @@ class BatchReader:
         return batches
 
     def _depth(self) -> int:
-        """Reads under way: as many as threads, fewer where they would take too much memory.
+        """Reads under way: as many as threads, fewer where they would take too much memory, more where they are small.
 
-        More would only spread the same copies over memory that no cache holds any more.
+        More of large ones would only spread the same copies over memory that no cache holds any more.
         """
-        affordable = _BUFFER_BYTES // max(1, self._size * self.images.row_bytes)
-        return max(1, min(max(2, self.images.threads), affordable - 1)) if self._size else 1
+        if not self._size:
+            return 1
+        size = self._size * self.images.row_bytes
+        wanted = max(2, self.images.threads, _SMALL_READS * _READ_BYTES // size)
+        return max(1, min(wanted, _BUFFER_BYTES // size - 1))
 
     def _start(self, batches: list[NDArray[np.int64]]) -> None:
         places = batches[0] if len(batches) == 1 else np.concatenate(batches)

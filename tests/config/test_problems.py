@@ -41,6 +41,8 @@ MESSAGES = [
     ({"seed": 2**63}, f"seed: expected an integer < {2**63}, got {2**63}"),
     ({"data": {"name": "synthetic", "num_classes": 1}}, "data.num_classes: expected an integer >= 2, got 1"),
     ({"data": {"name": "mnist", "path": 3}}, "data.path: expected a string, got 3"),
+    ({"data": {"name": "shards", "dataset": "b", "height": 8, "width": 8, "num_classes": 2, "bands": ["B02", "B03", "B02"]}},
+     "data.bands: expected every band once, got 'B02' again; leave it out"),
     ({"model": {"widths": [8, "x"]}}, "model.widths[1]: expected an integer, got 'x'"),
     ({"model": {"widths": ["x"]}}, "model.widths[0]: expected an integer, got 'x'"),
     ({"model": {"widths": 8}}, "model.widths: expected a list, got 8"),

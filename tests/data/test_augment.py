@@ -160,6 +160,5 @@ def test_streams_are_what_they_were():
         "SHARE": 9,
         "BOX_ROW": 10,
         "BOX_COLUMN": 11,
-        "CHECKED": 12,
         "CORNERS": 16,
     }

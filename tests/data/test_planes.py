@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.sharded import BANDS, PHOTO, make_shards
+from support.shard_jobs import converted, floats_job
+from support.sharded import BANDS, DECIBELS, PHOTO, make_shards
 
 from normhpc.data.planes import Planes, _enlarge_into, _enlarged, values
 from normhpc.errors import DataError
@@ -65,11 +66,41 @@ def test_any_sizes_follow_interpolate(size):
 
 def test_statistics_are_those_of_the_bands(shards):
     planes = Planes(shards.index.fields, ("B01", "B03"), "index.json")
-    mean, std = planes.statistics(shards.index.stats)
+    mean, std = planes.statistics(shards.index)
     images, _ = shards[:]
     for place, stored in enumerate((images["s2_60m"][:, 0], images["s2_10m"][:, 1])):
         assert mean[place] == pytest.approx(stored.astype(np.float64).mean() / 10_000, rel=1e-12)
         assert std[place] == pytest.approx(stored.astype(np.float64).std() / 10_000, rel=1e-12)
+
+
+def test_floats_beside_integers(tmp_path):
+    """Everything becomes fp32 in stored units, with the statistics of each in these."""
+    make_shards(tmp_path, 5, fields=(*BANDS, DECIBELS))
+    shards = open_shards(tmp_path, "train")
+    planes = Planes(shards.index.fields, ("VH", "B06", "VV"), "index.json")
+    assert (planes.shape, planes.dtype) == ((3, 12, 12), torch.float32)
+    images, _ = shards[:]
+    parts = {"s1_10m": torch.from_numpy(images["s1_10m"]), "s2_20m": torch.from_numpy(images["s2_20m"].view(np.int16))}
+    found = planes.image(parts)
+    coarse = images["s2_20m"][:, 1].repeat(2, axis=1).repeat(2, axis=2).astype(np.float32)
+    expected = np.stack([images["s1_10m"][:, 1], coarse, images["s1_10m"][:, 0]], axis=1)
+    assert np.array_equal(found.numpy(), expected)
+    mean, std = planes.statistics(shards.index)
+    for place in range(3):
+        assert mean[place] == pytest.approx(expected[:, place].astype(np.float64).mean(), rel=1e-12)
+        assert std[place] == pytest.approx(expected[:, place].astype(np.float64).std(), rel=1e-12)
+
+
+def test_floats_without_statistics(tmp_path):
+    converted(tmp_path, floats_job(spoiled=2))
+    shards = open_shards(tmp_path, "train")
+    with pytest.raises(DataError) as caught:
+        Planes(shards.index.fields, ("VV",), "index.json").statistics(shards.index)
+    assert str(caught.value) == (
+        "index.json: data.bands: no statistics of the floats of s1: some are not finite, or they were converted before "
+        "statistics of floats were kept; leave its bands out, or convert anew without the rows that "
+        "normhpc shards verify names"
+    )
 
 
 def test_unknown_band(shards):

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.sharded import BANDS, PHOTO, config, make_shards
+from support.shard_jobs import IMAGES, converted, floats_job
+from support.sharded import BANDS, DECIBELS, PHOTO, config, make_shards
 
 from normhpc import data as image_data
 from normhpc.config import RunConfig
@@ -140,6 +141,29 @@ def test_bands_are_normalized_by_their_own_statistics(folder):
     assert torch.equal(labels, torch.from_numpy(expected_labels))
 
 
+@pytest.mark.parametrize("residency", ["device", "mmap"])
+@pytest.mark.parametrize("resize", [None, 9])
+def test_floats_are_normalized_by_their_own_statistics(tmp_path, residency, resize):
+    """Decibels beside a coarse band of 16 bits; floats are not rounded where they are resized, as bytes are."""
+    make_shards(tmp_path, 10, fields=(BANDS[1], DECIBELS))
+    make_shards(tmp_path, 6, "test", fields=(BANDS[1], DECIBELS), first=50)
+    names = ["VH", "B8A", "VV"]
+    data = load(config(tmp_path, height=12, width=12, bands=names, residency=residency, val_fraction=0.0))
+    assert data.unit == 1.0
+    options = {"device": "cpu", "augment": None, "seed": 0, "unit": data.unit, "dtype": torch.float64, "resize": resize}
+    found, _ = Batches(data.train, data.mean, data.std, **options).evaluate(2, 7)
+    images, _ = image_data.open_shards(tmp_path, "train")[:]
+    coarse, fine = (images[name].astype(np.float64) for name in ("s2_20m", "s1_10m"))
+    planes = torch.from_numpy(
+        np.stack([fine[:, 1], coarse[:, 2].repeat(2, axis=1).repeat(2, axis=2), fine[:, 0]], axis=1)
+    )
+    mean, std = planes.mean((0, 2, 3)).view(-1, 1, 1), planes.std((0, 2, 3), correction=0).view(-1, 1, 1)
+    expected = planes[2:7]
+    if resize is not None:
+        expected = torch.nn.functional.interpolate(expected, (resize,) * 2, mode="bilinear", antialias=True)
+    torch.testing.assert_close(found, (expected - mean) / std, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("residency", ["device", "memory", "mmap"])
 def test_bands_are_mirrored_and_cut(folder, residency):
     data = load(bands(folder, residency=residency, val_fraction=0.0))
@@ -214,6 +238,23 @@ def test_splits_mean_the_same(tmp_path, message, kinds):
         load(config(tmp_path, num_classes=2))
     assert str(caught.value) == f"{tmp_path / 'test' / 'index.json'}: {message}"
     load(config(tmp_path, num_classes=2, test="train"))
+
+
+@pytest.mark.parametrize("spoiled", ["train", "test"])
+def test_floats_that_are_not_finite_are_refused_in_every_split(tmp_path, spoiled):
+    """An image that gives NaN where it is evaluated would make a run diverge that has learnt well."""
+    for split in ("train", "test"):
+        converted(tmp_path, floats_job(split=split, spoiled=2 if split == spoiled else -1))
+    shape = {"dataset": "toy", "num_classes": 3, "channels": 1, "height": 7, "width": 5}
+    with pytest.raises(DataError) as caught:
+        load(config(tmp_path, **shape, bands=["VH"]))
+    assert str(caught.value) == (
+        f"{tmp_path / spoiled / 'index.json'}: data.bands: no statistics of the floats of s1: some are not finite, or they "
+        "were converted before statistics of floats were kept; leave its bands out, or convert anew without the rows that "
+        "normhpc shards verify names"
+    )
+    shape = {"dataset": "toy", "num_classes": 3, "channels": 3, "height": 8, "width": 6}
+    assert len(load(config(tmp_path, **shape, bands=["red", "green", "blue"])).test) == IMAGES
 
 
 def test_bands_that_one_split_does_not_name(tmp_path):
