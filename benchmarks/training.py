@@ -2,23 +2,26 @@
 
     python benchmarks/training.py [--pairs 20] [--case CASE] [--peer PEER]
 
-All train in one process and take turns, an epoch each: the ratio is taken pair by pair, so that a machine that drifts
-slows both. The first epoch of each is left out.
+Each loop is a process of its own, as people run them, and they take turns, an epoch each: the ratio is taken pair by
+pair, so that a machine that drifts slows both. The first epoch of each is left out.
 
 - bare: images as one normalized float tensor, batches by index; the fastest simple loop there is.
 - torchvision: the step of torchvision's reference script, which reads loss, top 1 and top 5 at every step.
 - timm: the step of timm's script, which reads the loss at every 50th step and updates the schedule at every one.
 - script: end to end as the scripts of earlier studies: one PIL image after another through torchvision's transforms in
-  the two workers of a DataLoader, padded crop and mirror as in the normhpc run, loss and accuracy read at every step.
+  the two workers of a DataLoader, padded crop and mirror as in the normhpc run, loss and accuracy read at every step;
+  in NCHW, as those scripts are, also beside normhpc runs with ``model.channels_last`` and ``precision: bf16``.
 """
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,19 @@ CASES = {
     "resnet20": {"data": IMAGES, "model": "resnet20", "batch_size": 128},
     "convnet": {"data": "digits", "model": "convnet", "batch_size": 64},
     "resnet20_augmented": {"data": IMAGES, "model": "resnet20", "batch_size": 128, "augment": "standard"},
+    "resnet20_augmented_channels_last": {
+        "data": IMAGES,
+        "model": {"name": "resnet20", "channels_last": True},
+        "batch_size": 128,
+        "augment": "standard",
+    },
+    "resnet20_augmented_channels_last_bf16": {
+        "data": IMAGES,
+        "model": {"name": "resnet20", "channels_last": True},
+        "precision": "bf16",
+        "batch_size": 128,
+        "augment": "standard",
+    },
 }
 
 
@@ -161,28 +177,47 @@ def top_k(logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
     return [right[:k].flatten().sum() for k in (1, 5)]
 
 
-def rate(epoch: Callable[[], int], *, deterministic: bool) -> float:
-    """Images per second of one epoch."""
-    torch.set_deterministic_debug_mode("error" if deterministic else "default")
-    began = time.perf_counter()
-    images = epoch()
-    return images / (time.perf_counter() - began)
+@contextmanager
+def loop_of(case: str, peer: str, epochs: int) -> Iterator[Callable[[], int]]:
+    """A function that trains one epoch of ``case`` with the loop ``peer`` and returns its images."""
+    config = RunConfig.model_validate(CASES[case] | {"epochs": epochs})
+    # the script reads its images in processes of its own: the step has both cores against all others
+    threads = 2 if "augment" in CASES[case] else 1
+    if peer == "normhpc":
+        prepare_torch(config, Resources(cpus_per_gpu=threads))
+        with normhpc_epochs(config) as epoch:
+            yield epoch
+    else:
+        torch.set_num_threads(threads)
+        torch.manual_seed(config.seed)
+        yield script_epochs(config) if peer == "script" else step_epochs(config, peer)
+
+
+def serve(connection: Connection, case: str, peer: str, epochs: int) -> None:
+    """Train an epoch whenever asked to, and answer with its images per second."""
+    with loop_of(case, peer, epochs) as epoch:
+        for _ in range(epochs):
+            connection.recv()
+            began = time.perf_counter()
+            images = epoch()
+            connection.send(images / (time.perf_counter() - began))
 
 
 def measure(case: str, peer: str, pairs: int) -> dict[str, object]:
     """Both loops, taking turns; which one goes first changes from pair to pair."""
-    config = RunConfig.model_validate(CASES[case] | {"epochs": pairs + 1})
-    resources = Resources(cpus_per_gpu=2 if peer == "script" else 1)
-    prepare_torch(config, resources)
-    ours: list[float] = []
-    theirs: list[float] = []
-    with normhpc_epochs(config) as normhpc_epoch:
-        peer_epoch = script_epochs(config) if peer == "script" else step_epochs(config, peer)
-        turns = [(ours, normhpc_epoch, config.model.deterministic), (theirs, peer_epoch, False)]
-        for _ in range(pairs + 1):
-            for rates, epoch, deterministic in turns:
-                rates.append(rate(epoch, deterministic=deterministic))
-            turns.reverse()
+    context = multiprocessing.get_context("spawn")
+    rates: dict[str, list[float]] = {"normhpc": [], peer: []}
+    ends = {}
+    for name in rates:
+        ends[name], other = context.Pipe()
+        context.Process(target=serve, args=(other, case, name, pairs + 1)).start()
+    turns = list(rates)
+    for _ in range(pairs + 1):
+        for name in turns:
+            ends[name].send("epoch")
+            rates[name].append(ends[name].recv())
+        turns.reverse()
+    ours, theirs = rates.values()
     ratios = sorted(mine / other for mine, other in zip(ours[1:], theirs[1:], strict=True))
     return {
         "case": case,

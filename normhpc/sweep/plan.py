@@ -41,7 +41,7 @@ class Plan:
     constant: set[str] = field(default_factory=set)
     """Swept paths that have the same value in every run of the sweep."""
     finished_seconds: list[float] = field(default_factory=list)
-    """Wall time of every finished run of the sweep."""
+    """Time of every finished run of the sweep: of one that was trained together with others, its share."""
 
     @property
     def counts(self) -> Counter[State]:
@@ -106,7 +106,8 @@ def make_plan(
         elif state in IN_FLIGHT:
             plan.in_flight.append(run)
         elif status.summary is not None and status.state == "finished":
-            plan.finished_seconds.append(float(status.summary.get("seconds", 0.0)))
+            taken = status.summary.get("share_seconds", status.summary.get("seconds", 0.0))
+            plan.finished_seconds.append(float(taken))
     if not plan.states:
         raise InputError(f"{sweep.file}: no run is left; exclude or --only leaves nothing of it")
     misfits = list(sweep.misfits())

@@ -21,9 +21,13 @@ from normhpc.train.world import World
 FORMAT = "normhpc-checkpoint"
 FORMAT_VERSION = 1
 
+_CURE = "delete it to train the run again from the start"
 
-def save_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: World) -> None:
+
+def save_checkpoint(folder: RunFolder, run_id: str, data_digest: str, state: TrainState, world: World) -> None:
     """Write ``checkpoint.pt``. Called by all ranks, which each give what is theirs alone; rank 0 writes.
+
+    ``data_digest`` is that of the images which the run learns from.
 
     Raises OSError on rank 0 when the file cannot be written; the previous checkpoint is then untouched.
     """
@@ -36,7 +40,7 @@ def save_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
     by_rank = world.gather(own)
     if by_rank is None:
         return
-    content = {"shared": _cpu(state.shared()), "by_rank": by_rank}
+    content = {"data_digest": data_digest, "shared": _cpu(state.shared()), "by_rank": by_rank}
     document = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -50,17 +54,26 @@ def save_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
     replace_file(folder.checkpoint, lambda file: file.write(buffer.getbuffer()))
 
 
-def load_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: World, shares: Sequence[int]) -> bool:
+def load_checkpoint(
+    folder: RunFolder, run_id: str, data_digest: str, state: TrainState, world: World, shares: Sequence[int]
+) -> bool:
     """Take ``state`` back to the newest checkpoint; False when there is none.
 
     With as many ranks as wrote it each gets its own part back and the run continues bit for bit; with another
     number the sums of the epoch go to rank 0 and all share the running statistics of rank 0.
 
-    Raises :class:`CheckpointError` for a damaged file or one of another run.
+    Raises :class:`CheckpointError` for a damaged file, one of another run, and images other than those it was trained
+    on: where they lie is no part of a run's identity, what they are must not change on the way.
     """
     if not folder.checkpoint.exists():
         return False
     content = read_checkpoint(folder, run_id)
+    # the first checkpoints of normhpc do not say it
+    if (seen := content.get("data_digest", data_digest)) != data_digest:
+        raise CheckpointError(
+            f"{folder.checkpoint}: expected the images that the run was trained on so far (digest {seen}), got others "
+            f"(digest {data_digest}); put the files back or {_CURE}"
+        )
     state.restore_shared(content["shared"])
     by_rank = content["by_rank"]
     if len(by_rank) == world.size:
@@ -78,26 +91,25 @@ def load_checkpoint(folder: RunFolder, run_id: str, state: TrainState, world: Wo
 def read_checkpoint(folder: RunFolder, run_id: str) -> dict[str, Any]:
     """The content of ``checkpoint.pt``, checked. Raises :class:`CheckpointError`."""
     path = folder.checkpoint
-    cure = "delete it to train the run again from the start"
     # read first: torch answers a truncated file with an OSError too, which would pass for one of the disk
     stored = io.BytesIO(path.read_bytes())
     try:
         document = torch.load(stored, map_location="cpu", weights_only=True)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {cure}") from None
+        raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {_CURE}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of normhpc; {cure}")
+        raise CheckpointError(f"{path}: not a checkpoint of normhpc; {_CURE}")
     if document.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: has format version {document.get('format_version')}, this is {FORMAT_VERSION}; {cure}"
+            f"{path}: has format version {document.get('format_version')}, this is {FORMAT_VERSION}; {_CURE}"
         )
     if document.get("run_id") != run_id:
         raise CheckpointError(
-            f"{path}: belongs to run {document.get('run_id')}, but this folder is run {run_id}; move it back or {cure}"
+            f"{path}: belongs to run {document.get('run_id')}, but this folder is run {run_id}; move it back or {_CURE}"
         )
     if digest(document.get("content")) != document.get("digest"):
-        raise CheckpointError(f"{path}: damaged, its content does not match its digest; {cure}")
+        raise CheckpointError(f"{path}: damaged, its content does not match its digest; {_CURE}")
     content: dict[str, Any] = document["content"]
     return content
 

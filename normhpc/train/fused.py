@@ -155,14 +155,24 @@ class Company:
             if len(now) > 1 and not self._tried:
                 self._try(now)
                 continue
-            for training in now:
-                if training.run_id not in self._at_work:
-                    training.last_tick = time.monotonic()  # until now it has waited for others
-            self._at_work = [training.run_id for training in now]
+            self._go_to_work(now)
             if now[0].state.position.epoch == now[0].config.epochs:
                 self._each(now, self._finish)
             else:
                 self._step(now)
+
+    def _go_to_work(self, now: Sequence[Training]) -> None:
+        """From here on the time of this process is that of ``now``, in equal shares."""
+        if [training.run_id for training in now] == self._at_work:
+            return
+        for training in self._live.values():
+            if training.run_id in self._at_work:
+                training.tick()
+            else:
+                training.last_tick = time.monotonic()  # until now it has waited for others
+        self._at_work = [training.run_id for training in now]
+        for training in now:
+            training.together = len(now)
 
     def _furthest_behind(self) -> list[Training]:
         """Those to go on with; one alone where they cannot be trained together."""
@@ -194,6 +204,9 @@ class Company:
                 step_alone(ready[0], rows[0])
             elif ready:
                 step_together(self._stack_of(ready), ready, rows)
+                for training in ready:
+                    clock = training.state.clock
+                    clock.trained_together = max(clock.trained_together, len(ready))
         except Exception as error:
             for training in ready:
                 self._fail(training, error)
@@ -248,6 +261,7 @@ class Company:
         del self._live[training.run_id]
         self._steps.pop(training.run_id, None)
         self._held.pop(training.run_id).close()
+        self._go_to_work([self._live[run_id] for run_id in self._at_work if run_id in self._live])
 
 
 def _place(training: Training) -> tuple[int, int]:

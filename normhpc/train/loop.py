@@ -322,6 +322,8 @@ def _seal(training: Training, outcome: dict[str, Any]) -> dict[str, Any]:
         "epochs": position.epoch,
         "steps": position.epoch * training.steps_per_epoch + position.step,
         "seconds": clock.seconds,
+        "share_seconds": clock.share_seconds,
+        "trained_together": clock.trained_together,
         "seconds_per_epoch": clock.epoch_seconds / max(1, position.epoch),
         "images_per_second": clock.images_per_second,
         "peak_memory_mb": max(memory),

@@ -19,6 +19,10 @@ class Clock:
 
     seconds: float = 0.0
     """Whole run so far."""
+    share_seconds: float = 0.0
+    """Its share of them: while n runs are trained together in one process, 1/n of the time."""
+    trained_together: int = 1
+    """The most runs that took a step together with it, itself counted."""
     steady_images: int = 0
     """Images trained on in steady state: after the first epoch of an attempt, which may compile and warm up."""
     steady_seconds: float = 0.0

@@ -16,7 +16,7 @@ from normhpc import data as image_data
 from normhpc.config import RunConfig
 from normhpc.config.training import LayerProbes, Plateau
 from normhpc.data import Batches, order, rank_share
-from normhpc.errors import InputError, Problem
+from normhpc.errors import DataError, InputError, Problem
 from normhpc.norms import pooled_statistics, running_statistics
 from normhpc.record import RecordWriter, RunFolder, RunInfo
 from normhpc.train.checkpoint import load_checkpoint, save_checkpoint
@@ -71,6 +71,8 @@ class Training:
     """Training time of the newest epoch in this attempt."""
     last_save: float = field(default_factory=time.monotonic)
     last_tick: float = field(default_factory=time.monotonic)
+    together: int = 1
+    """Runs that this process trains at present, this one counted."""
     counted_until: float = 0.0
     """The ``perf_counter`` up to which the clock's ``epoch_seconds`` are counted."""
 
@@ -104,6 +106,7 @@ class Training:
         """Add the wall time since the last call to the run's clock."""
         now = time.monotonic()
         self.state.clock.seconds += now - self.last_tick
+        self.state.clock.share_seconds += (now - self.last_tick) / self.together
         self.last_tick = now
 
     def tell(self, kind: str, **details: object) -> None:
@@ -140,10 +143,11 @@ def prepare(
     the ids of all runs that this process is to train together, for the record.
 
     Raises :class:`InputError` when the batch does not fit the images or the ranks, or the schedule or the learning
-    rates of single layers not the images or the network.
+    rates of single layers not the images or the network; :class:`DataError` when ranks have other images.
     """
     config = info.config
     splits = _splits_of(beside, config.seed) if beside is not None else _load_splits(config, world)
+    _check_same_images(splits.digest, world, str(folder.run_json))
     _check_batch(config, len(splits.train), world.size, str(folder.run_json))
     _check_val(config, len(splits.val), str(folder.run_json))
     state = build_state(config, world)
@@ -165,7 +169,7 @@ def prepare(
         stop=stop,
         agreement=Agreement(world),
     )
-    resumed = load_checkpoint(folder, info.run_id, training.state, world, training.shares)
+    resumed = load_checkpoint(folder, info.run_id, splits.digest, training.state, world, training.shares)
     _settle_buckets(training)
     position = training.state.position
     training.epochs_before = position.epoch
@@ -234,6 +238,18 @@ def _settle_buckets(training: Training) -> None:
             value.copy_(buffers[name])
 
 
+def _check_same_images(digest: str, world: World, file: str) -> None:
+    """Raise :class:`DataError` on every rank where one has other images: each node may read a copy of its own."""
+    digests: list[str] = world.broadcast(world.gather(digest))
+    for rank, other in enumerate(digests):
+        if other != digests[0]:
+            message = (
+                f"expected the same images on all ranks, got digest {digests[0]} on rank 0 and {other} on rank {rank}; "
+                "bring the copies on the nodes up to date"
+            )
+            raise DataError(Problem(message, path="data.path", file=file))
+
+
 def _check_batch(config: RunConfig, rows: int, ranks: int, file: str) -> None:
     if config.batch_size > rows:
         raise InputError(
@@ -273,7 +289,7 @@ def save(training: Training) -> bool:
     write_probes(training)
     saved = False
     with unwritten_told(training, "checkpoint"):
-        save_checkpoint(training.folder, training.run_id, training.state, training.world)
+        save_checkpoint(training.folder, training.run_id, training.data_digest, training.state, training.world)
         saved = True
     training.last_save = time.monotonic()
     return saved

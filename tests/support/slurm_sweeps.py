@@ -29,7 +29,10 @@ FAST = {
 
 
 class SlurmSweep:
-    """One sweep file with its profile in a folder of its own. Its ranks train nothing unless ``real``."""
+    """One sweep file with its profile in a folder of its own. Its ranks train nothing unless ``real``.
+
+    ``declared`` is what else the file has, as its ``matrix``.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class SlurmSweep:
         base: dict[str, Any] | None = None,
         real: bool = False,
         name: str = "s",
+        declared: dict[str, Any] | None = None,
     ) -> None:
         self.cluster = cluster
         self.folder = folder
@@ -56,6 +60,7 @@ class SlurmSweep:
             "FAKE_TRACE": str(self.trace),
             "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/tests",
         }
+        self.declared = declared or {}
         self.declare(seeds, resources, base)
         (folder / "profile.yaml").write_text(yaml.safe_dump(PROFILE | (profile or {})))
 
@@ -63,6 +68,7 @@ class SlurmSweep:
         """Write the sweep file."""
         self.resources = {"minutes": 10, **(resources or {})}
         content = {"name": self.name, "base": base or FAST, "seeds": seeds, "resources": self.resources}
+        content |= self.declared
         self.path.write_text(json.dumps(content))  # YAML too
 
     @property

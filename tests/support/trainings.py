@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -124,9 +124,12 @@ def warnings_told(folder: RunFolder) -> list[str]:
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
-def start_ranks(folder: RunFolder, ranks: int = 1, **environment: str) -> list[BaseProcess]:
+def start_ranks(
+    folder: RunFolder, ranks: int = 1, by_rank: Sequence[Mapping[str, str]] = (), **environment: str
+) -> list[BaseProcess]:
     """What a launcher starts: ``ranks`` processes that find each other and train; their output goes to ``log.txt``.
 
+    ``by_rank`` is what the environment of each has beside ``environment``, as nodes of their own would give it.
     Forked from a server that has imported torch, since the import takes longer than most of these runs.
     """
     _warm_server()
@@ -140,6 +143,7 @@ def start_ranks(folder: RunFolder, ranks: int = 1, **environment: str) -> list[B
             "WORLD_SIZE": str(ranks),
             "NORMHPC_RENDEZVOUS": str(store),
             **environment,
+            **(by_rank[rank] if by_rank else {}),
         }
         processes.append(context.Process(target=_rank, args=(str(folder.path), own)))
         processes[-1].start()

@@ -80,6 +80,14 @@ def test_states_decide_what_is_launched(file: Path) -> None:
     assert plan.gpu_hours_measured == 5 * 3 * 0.5
 
 
+def test_a_run_that_was_trained_with_others_counts_its_share(file: Path) -> None:
+    put(file, 0, "finished", summary={"state": "finished", "seconds": 3600.0, "share_seconds": 900.0})
+    put(file, 1, "finished", summary={"state": "finished", "seconds": 2700.0, "share_seconds": 2700.0})
+    plan = plan_of(file)
+    assert plan.finished_seconds == [900.0, 2700.0]
+    assert plan.gpu_hours_measured == 8 * 3 * 0.5
+
+
 def test_submitted_runs_belong_to_the_launcher_that_holds_the_sweep(file: Path) -> None:
     run = put(file, 0, "submitted")
     with exclusive_lock(file.parent / "runs" / "s", "busy"):

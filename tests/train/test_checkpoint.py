@@ -57,10 +57,10 @@ def test_every_state_comes_back(tmp_path, optim, precision):
     state.position.final = {"val_top1": 0.25}
     state.clock.seconds, state.clock.steady_images = 12.5, 640
     state.first_bad_step = 2
-    save_checkpoint(folder, run_id, state, ALONE)
+    save_checkpoint(folder, run_id, "d1", state, ALONE)
     _, fresh, _ = ready(optim=optim, precision=precision, seed=1)
     assert digest(fresh.shared()) != digest(state.shared())
-    assert load_checkpoint(folder, run_id, fresh, ALONE, SHARES)
+    assert load_checkpoint(folder, run_id, "d1", fresh, ALONE, SHARES)
     for name, value in state.shared().items():
         assert digest(fresh.shared()[name]) == digest(value), name
     assert fresh.sums == state.sums
@@ -78,7 +78,7 @@ def test_nothing_to_load(tmp_path):
     folder = new_run(tmp_path / "run", TINY)
     _, state, _ = ready()
     before = digest(state.shared())
-    assert load_checkpoint(folder, "0" * 16, state, ALONE, SHARES) is False
+    assert load_checkpoint(folder, "0" * 16, "d1", state, ALONE, SHARES) is False
     assert digest(state.shared()) == before
 
 
@@ -102,9 +102,25 @@ def test_another_number_of_ranks_keeps_the_sums_and_the_first_bad_step(tmp_path)
     }
     document = {"format": "normhpc-checkpoint", "format_version": 1, "run_id": run_id, "digest": digest(content)}
     torch.save(document | {"content": content}, folder.checkpoint)
-    assert load_checkpoint(folder, run_id, state, ALONE, SHARES)
+    assert load_checkpoint(folder, run_id, "d1", state, ALONE, SHARES)
     assert dataclasses.asdict(state.sums) == {"loss": 1.5, "top1": 6, "images": 12}
     assert state.first_bad_step == 5
+
+
+def test_other_images_under_the_same_name_are_refused(tmp_path):
+    folder = new_run(tmp_path / "run", TINY)
+    run_id = folder.read_run().run_id
+    _, state = trained()
+    save_checkpoint(folder, run_id, "d1", state, ALONE)
+    _, fresh, _ = ready(seed=1)
+    before = digest(fresh.shared())
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder, run_id, "d2", fresh, ALONE, SHARES)
+    assert str(caught.value) == (
+        f"{folder.checkpoint}: expected the images that the run was trained on so far (digest d1), got others (digest d2); "
+        "put the files back or delete it to train the run again from the start"
+    )
+    assert digest(fresh.shared()) == before
 
 
 # ---- damage ---------------------------------------------------------------------------------------------------------
@@ -224,7 +240,7 @@ def test_failed_write_keeps_the_old_checkpoint(saved, monkeypatch):
     _, state = trained(optim={"name": "adamw"})
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(saved, saved.read_run().run_id, state, ALONE)
+        save_checkpoint(saved, saved.read_run().run_id, "d1", state, ALONE)
     monkeypatch.undo()
     assert saved.checkpoint.read_bytes() == old
     assert set(saved.path.iterdir()) == names

@@ -18,7 +18,7 @@ from normhpc.data import Batches
 from normhpc.errors import BusyError, InputError
 from normhpc.record import read_status, read_summary
 from normhpc.record.journal import read_journal
-from normhpc.train import Interrupted, fused, run, run_together, setup, training
+from normhpc.train import Interrupted, fused, loop, run, run_together, setup, training
 from normhpc.train.checkpoint import read_checkpoint
 
 SEEDS = 3
@@ -120,6 +120,8 @@ def test_digits_in_single_precision(tmp_path):
         assert {key: ours[key] for key in summary} == summary
         assert ours["final"] == pytest.approx(theirs["final"], rel=1e-5)
         timed = {"seconds", "seconds_per_epoch", "images_per_second", "peak_memory_mb", "metrics", "final", "best"}
+        timed |= {"share_seconds", "trained_together"}
+        assert (ours["trained_together"], theirs["trained_together"]) == (SEEDS, 1)
         assert {key: ours[key] for key in ours if key not in timed} == {
             key: theirs[key] for key in theirs if key not in timed
         }
@@ -215,6 +217,59 @@ def test_those_behind_are_brought_level_first(tmp_path, monkeypatch):
     assert steps_of == expected
     for found, other in zip(company, lone, strict=True):
         assert_same(found, other, 1e-10)
+
+
+class Watch:
+    """A clock that only evaluations and steps move, by 7 s and 3 s."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(training.time, "monotonic", lambda: self.now)
+        for module, name, seconds in (
+            (fused, "step_together", 3.0),
+            (loop, "train_step", 3.0),
+            (loop, "evaluate", 7.0),
+            (loop, "assess", 7.0),
+        ):
+            monkeypatch.setattr(module, name, self._taking(seconds, getattr(module, name)))
+
+    def _taking(self, seconds, function):
+        def taken(*given, **named):
+            self.now += seconds
+            return function(*given, **named)
+
+        return taken
+
+
+def test_the_time_of_the_process_is_shared_out(tmp_path, monkeypatch):
+    """Of three runs one has gone 2 of its 8 steps alone, and all are tested one after another."""
+    company = seeds(tmp_path)
+    watch = Watch(monkeypatch)
+    with pytest.raises(Interrupted):
+        run_together(paths(company[:1]), StopAfter(3))
+    alone, watch.now = watch.now - 100, 1000.0
+    assert alone == 2 * 3
+    summaries = run_together(paths(company))
+    two, three = 2 * 3, 6 * 3 + 2 * 3 * 7  # steps, and three evaluations after each of two epochs
+    shares = [alone + three / 3 + 7 / 3, two / 2 + three / 3 + 7 / 3 + 7 / 2]
+    shares.append(shares[1] + 7)
+    assert [summary["share_seconds"] for summary in summaries] == pytest.approx(shares, rel=1e-12)
+    assert [summary["seconds"] for summary in summaries] == [
+        alone + three + 7, two + three + 2 * 7, two + three + 3 * 7,
+    ]  # fmt: skip
+    assert sum(shares) == pytest.approx(alone + watch.now - 1000, rel=1e-12)
+    assert [summary["trained_together"] for summary in summaries] == [3, 3, 3]
+
+
+def test_runs_that_cannot_go_together_have_all_of_their_time(tmp_path, monkeypatch):
+    company = seeds(tmp_path, {"probes": "layers"}, count=2)
+    watch = Watch(monkeypatch)
+    summaries = run_together(paths(company))
+    expected = 8 * 3 + 2 * 7 + 7
+    assert [summary["seconds"] for summary in summaries] == [expected, expected]
+    assert [summary["share_seconds"] for summary in summaries] == [expected, expected]
+    assert [summary["trained_together"] for summary in summaries] == [1, 1]
+    assert watch.now == 100 + 2 * expected
 
 
 def test_sealed_ones_are_left_alone(tmp_path):

@@ -39,6 +39,7 @@ ALONE = World(0, 1, torch.device("cpu"))
 WILD = {"norm": "none", "optim": {"lr": 1e30}, "schedule": "constant"}
 SUMMARY_KEYS = {
     *("run_id", "state", "final", "best", "epochs", "steps", "seconds", "seconds_per_epoch", "images_per_second"),
+    *("share_seconds", "trained_together"),
     *("peak_memory_mb", "parameters", "norm_plan", "norm_sites", "norm_policies", "norms_kept"),
     *("ranks", "images_per_rank"),
     *("images_per_statistic", "device", "data_digest", "weights_sha256", "pixel_mean", "pixel_std", "classes"),
@@ -103,6 +104,7 @@ def test_record_of_a_finished_run(tmp_path):
     assert written["weights_sha256"] is None
     assert written["data_digest"] == image_data.load(folder.read_run().config.data).digest
     assert 0 < written["seconds_per_epoch"] < written["seconds"]
+    assert (written["share_seconds"], written["trained_together"]) == (written["seconds"], 1)
     assert written["images_per_second"] > 100
     assert 50 < written["peak_memory_mb"] < 10_000
 

@@ -1,6 +1,7 @@
 """What a training process settles before it touches a tensor."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -30,6 +31,27 @@ def test_determinism(deterministic):
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
     assert torch.backends.cudnn.benchmark == (not deterministic)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such settings")
+def test_memory_of_a_step_is_there_for_the_next_one():
+    """In a process of its own: of 20 steps that fill and free 16 x 8 MB only the first touch new pages."""
+    program = """
+import resource, torch
+from normhpc.config import Resources, RunConfig
+from normhpc.train.startup import prepare_torch
+
+prepare_torch(RunConfig.model_validate({}), Resources())
+faults = []
+for _ in range(20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    kept = [torch.ones(2_000_000) for _ in range(16)]
+    del kept
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(max(faults[10:]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1_000  # of 31,250 pages of 4 KB
 
 
 @pytest.mark.parametrize("norm", ["batch", "grn", "switchable", "evonorm_b0"])

@@ -37,7 +37,7 @@ from normhpc.train import Interrupted, run
 from normhpc.train.probes import check_classifier, feature_quantiles, kept_features
 from normhpc.train.world import World
 
-PROBES = {"name": "layers", "feature_quantiles": [0.01, 0.5, 0.99]}
+PROBES = {"name": "layers", "every_steps": 1, "feature_quantiles": [0.01, 0.5, 0.99]}
 PROBED = {"probes": PROBES, "norm": "batch"}
 
 
@@ -48,7 +48,10 @@ def numbers(folder, layer, measure):
 
 
 def test_a_run_is_the_same_with_probes(tmp_path):
-    plain, probed = new_run(tmp_path / "plain", TINY), new_run(tmp_path / "probed", TINY, PROBED)
+    # 52 steps
+    long = {**TINY, "epochs": 13}
+    often = {**PROBED, "probes": {**PROBES, "every_steps": 7}}
+    plain, probed = new_run(tmp_path / "plain", long), new_run(tmp_path / "probed", long, often)
     run(plain.path)
     run(probed.path)
     assert outcome(plain) == outcome(probed)
