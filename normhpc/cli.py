@@ -39,6 +39,13 @@ Filters = Annotated[
     typer.Option("--only", metavar="KEY=VALUE", help="Keep runs whose field has this value (A,B: either). Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]
+Partition = Annotated[str | None, typer.Option(metavar="P", help="Slurm partition to submit to.")]
+Profile = Annotated[
+    str | None, typer.Option(metavar="NAME|FILE", help="Cluster to submit to: slurm/profiles/NAME.yaml, or a file.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Stay until all of it has ended; 1 when something failed.")]
+Target = Annotated[str, typer.Argument(metavar="TARGET", help="A run, by folder or id, or a sweep, by file or folder.")]
 Places = Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="Folders of records. [default: runs]")]
 
 _RUNS = Path("runs")
@@ -71,6 +78,9 @@ class Weights(StrEnum):
     last = "last"
 
 
+WhichWeights = Annotated[
+    Weights | None, typer.Option(help="Which weights. [default: the best if the run kept them, else the last]")
+]
 Format = StrEnum("Format", "table csv json parquet markdown latex html")
 """How ``normhpc collect`` writes a table."""
 
@@ -78,16 +88,14 @@ Format = StrEnum("Format", "table csv json parquet markdown latex html")
 @app.command()
 def sweep(
     file: SweepFile,
-    partition: Annotated[str | None, typer.Option(metavar="P", help="Slurm partition to submit to.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Cluster to submit to: slurm/profiles/NAME.yaml, or a file.")
-    ] = None,
+    partition: Partition = None,
+    profile: Profile = None,
     local: Annotated[bool, typer.Option("--local", help="Run on this machine instead of a cluster.")] = False,
     slots: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Ranks at a time with --local. [default: what GPUs or cores hold]"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and touch nothing.")] = False,
+    dry_run: DryRun = False,
     smoke: Annotated[
         bool, typer.Option("--smoke", help="With --dry-run: also build every distinct case and take one step.")
     ] = False,
@@ -105,9 +113,7 @@ def sweep(
     max_gpu_hours: Annotated[
         float | None, typer.Option(min=0, metavar="H", help="Refuse a launch that could take more GPU-hours than this.")
     ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Stay until all submitted runs have ended; 1 when one failed.")
-    ] = False,
+    follow: Follow = False,
     as_json: Json = False,
 ) -> None:
     """Bring the runs that SWEEP.yaml declares into being; what is done already is not done again."""
@@ -204,9 +210,7 @@ def logs(
 
 @app.command()
 def cancel(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A run, by folder or id, or a sweep, by file or folder.")
-    ],
+    target: Target,
     runs: RunsDir = _RUNS,
 ) -> None:
     """Stop runs that are queued or running; they save themselves, and the next launch goes on with them."""
@@ -218,9 +222,7 @@ def cancel(
 
 @app.command()
 def retry(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A run, by folder or id, or a sweep, by file or folder.")
-    ],
+    target: Target,
     why: Annotated[Cause | None, typer.Option(help="Only what failed for this reason.")] = None,
     runs: RunsDir = _RUNS,
 ) -> None:
@@ -313,9 +315,7 @@ def predict(
     batch_size: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Images at a time. [default: as in the run's evaluation]")
     ] = None,
-    weights: Annotated[
-        Weights | None, typer.Option(help="Which weights. [default: the best if the run kept them, else the last]")
-    ] = None,
+    weights: WhichWeights = None,
     runs: RunsDir = _RUNS,
 ) -> None:
     """Write what a trained network says of images that the run has never seen."""
@@ -354,32 +354,34 @@ def analyze(
     device: Annotated[
         str | None, typer.Option(metavar="D", help="cpu, cuda or cuda:NUMBER. [default: a GPU if there is one]")
     ] = None,
-    weights: Annotated[
-        Weights | None, typer.Option(help="Which weights. [default: the best if the run kept them, else the last]")
-    ] = None,
+    weights: WhichWeights = None,
     again: Annotated[bool, typer.Option("--again", help="Compute also what is there, of the same weights.")] = False,
+    partition: Partition = None,
+    profile: Profile = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="resources.KEY=VALUE", help="What a job gets. Repeatable.")
+    ] = None,
+    dry_run: DryRun = False,
+    follow: Follow = False,
     runs: RunsDir = _RUNS,
 ) -> None:
     """Compute from trained networks what is not in their records; results go into RUN/posthoc/."""
     from normhpc.launch.code import code_version
     from normhpc.launch.worker import load_trained
-    from normhpc.posthoc.analyze import analyses_named, runs_named
-    from normhpc.posthoc.analyze import analyze as analyze_runs
+    from normhpc.posthoc import analyze as posthoc
+    from normhpc.record.folder import timestamp
 
-    names = analyses_named(what)
-    raise typer.Exit(
-        analyze_runs(
-            runs_named(run, runs),
-            names,
-            load=load_trained,
-            code=code_version(),
-            console=_console(stderr=True),
-            images=images,
-            device=device,
-            weights=weights.value if weights else None,
-            again=again,
-        )
-    )
+    since = timestamp() if again else None
+    request = posthoc.Request(posthoc.analyses_named(what), images, device, weights.value if weights else None, since)
+    folders, console = posthoc.runs_named(run, runs), _console(stderr=True)
+    if partition or profile:
+        from normhpc.launch.slurm.analyses import submit_analyses as submit
+
+        jobs = (partition, profile, settings or ())
+        raise typer.Exit(submit(folders, request, *jobs, console, dry_run=dry_run, stay=follow))
+    if settings or dry_run or follow:
+        raise InputError("--set, --dry-run and --follow are about jobs on a cluster; give --partition or --profile too")
+    raise typer.Exit(posthoc.analyze(folders, request, load=load_trained, code=code_version(), console=console))
 
 
 @app.command(name="list")

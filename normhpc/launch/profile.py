@@ -57,13 +57,16 @@ class Profile(Part):
     """Any further options of sbatch, without their dashes; true for one without a value."""
 
 
-def load_profile(name: str | None) -> Profile:
+def load_profile(name: str | None, partition: str | None = None) -> Profile:
     """The profile in ``slurm/profiles/NAME.yaml``, or in the file ``name``; without a name the plain one.
 
-    Raises :class:`InputError` with every mistake and its place.
+    ``partition`` goes before that of the file. Raises :class:`InputError` with every mistake and its place.
     """
-    if name is None:
-        return Profile()
+    profile = _read_profile(name) if name is not None else Profile()
+    return profile if partition is None else profile.model_copy(update={"partition": partition})
+
+
+def _read_profile(name: str) -> Profile:
     file = Path(name) if name.endswith((".yaml", ".yml")) or "/" in name else PROFILES / f"{name}.yaml"
     try:
         text = file.read_text()

@@ -22,7 +22,7 @@ CONTRACT = {
     "report": "DIR --metric --out --verify",
     "train": "RUN_DIR",
     "predict": "RUN --batch-size --images --out --probabilities --runs --weights",
-    "analyze": "RUN --again --device --images --runs --weights --what",
+    "analyze": "RUN --again --device --dry-run --follow --images --partition --profile --runs --set --weights --what",
     "list": "norms|models|data|sweeps --json",
     "shards": "info|verify DIR --json",
     "schema": "sweep|run|profile",

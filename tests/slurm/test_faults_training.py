@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,8 @@ from support.launches import until
 from support.slurm_sweeps import SlurmSweep
 from support.trainings import TINY, exit_codes, outcome, start_ranks
 
-from normhpc.record import RunFolder
+from normhpc.record import RunFolder, read_summary
+from normhpc.train import run
 
 if TYPE_CHECKING:
     from conftest import Minicluster
@@ -27,6 +29,24 @@ BASE = TINY | {"batch_size": 12, "checkpoint": {"every_epochs": 10_000}}
 def cluster(minicluster: "Minicluster") -> Iterator["Minicluster"]:
     yield minicluster
     minicluster.cancel_all()
+
+
+RECIPES = {
+    "optim": [
+        {"name": "sgd", "lr": 0.5, "nesterov": True},
+        {"name": "adam"},
+        {"name": "adamw", "ema_decay": 0.9},
+        {"name": "muon", "ema_decay": 0.7, "weight_decay": 0.01},
+    ],
+    "schedule": [
+        {"name": "plateau", "patience": 0, "threshold": 0.1, "factor": 0.7},
+        {"name": "constant"},
+        {"name": "cosine", "warmup_epochs": 0.7},
+        {"name": "two_level", "drop_at": 0.4, "warmup_epochs": 0.5},
+    ],
+    "precision": ["fp32", "fp16", "bf16", "fp16"],
+}
+"""Every optimizer, with all else that a checkpoint keeps: averages, the scale of fp16, what a plateau has seen."""
 
 
 def undisturbed(sweep: SlurmSweep) -> dict:
@@ -59,9 +79,54 @@ def test_random_warnings_over_two_nodes_of_two_ranks(cluster, tmp_path):
     sweep.assert_finished_once(1)
     counts = sweep.counts()
     assert [counts[kind] for kind in ("preempted", "requeued", "resumed", "started")] == [SIGNALS] * 3 + [1]
-    (run,) = sweep.records()
-    assert len(list(run.iterdir())) == 6  # whatever the number of ranks
-    assert outcome(RunFolder(run)) == undisturbed(sweep)
+    (path,) = sweep.records()
+    assert len(list(path.iterdir())) == 6  # whatever the number of ranks
+    assert outcome(RunFolder(path)) == undisturbed(sweep)
+
+
+def hold(sweep: SlurmSweep, runs: int) -> None:
+    """Stop the one rank of each of ``runs`` runs when it has a checkpoint, so that none ends before the slowest has."""
+    held: set[Path] = set()
+
+    def hold_those_saved() -> bool:
+        for path in {path.parent for path in sweep.runs.glob("*/checkpoint.pt")} - held:
+            started = next(event for event in sweep.events(path) if event["event"] == "started")
+            os.kill(started["pids"][0], signal.SIGSTOP)
+            held.add(path)
+        return len(held) == runs
+
+    until(hold_those_saved, 180)
+
+
+def test_every_kind_of_state_survives_preemption(cluster, tmp_path):
+    runs = len(RECIPES["optim"])
+    sweep = SlurmSweep(
+        cluster,
+        tmp_path,
+        base=TINY | {"epochs": 100, "checkpoint": {"every_epochs": None, "every_steps": 30}},
+        declared={"zip": [RECIPES]},
+        resources={"runs_per_job": runs, "runs_per_gpu": runs},
+        real=True,
+    )
+    sweep.sweep()
+    hold(sweep, runs)
+    high = cluster.submit("--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
+    cluster.wait_for_state(high, "RUNNING", "COMPLETED")
+    assert not sweep.finished()
+    sweep.wait()
+    sweep.assert_finished_once(runs)
+    counts = sweep.counts()
+    assert [counts[kind] for kind in ("started", "preempted", "resumed")] == [runs] * 3
+    for path in sweep.records():
+        disturbed = RunFolder(path)
+        info = disturbed.read_run()
+        whole = RunFolder(tmp_path / "undisturbed" / path.name)
+        whole.create(info.config, sweep="undisturbed", swept={}, resources=info.resources, code={})
+        expected = run(whole.path)
+        assert outcome(disturbed) == outcome(whole), info.config.optim
+        summary = read_summary(disturbed)
+        for key in ("state", "final", "best", "epochs", "steps", "norm_plan", "data_digest", "weights_sha256"):
+            assert summary[key] == expected[key], (info.config.optim, key)
 
 
 def test_killed_rank_of_two_nodes(cluster, tmp_path):
@@ -69,15 +134,15 @@ def test_killed_rank_of_two_nodes(cluster, tmp_path):
     sweep = SlurmSweep(cluster, tmp_path, base=base, resources={"nodes": 2, "gpus_per_node": 1}, real=True)
     sweep.sweep()
     sweep.until("started")
-    run = sweep.records()[0]
-    until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").stat().st_size)
-    started = next(event for event in sweep.events(run) if event["event"] == "started")
+    path = sweep.records()[0]
+    until(lambda: (path / "metrics.jsonl").exists() and (path / "metrics.jsonl").stat().st_size)
+    started = next(event for event in sweep.events(path) if event["event"] == "started")
     os.kill(started["pids"][1], signal.SIGKILL)
     freed = sweep.wait(60)
     print(f"allocation free {freed:.1f} s after the death of rank 1 of 2")
-    lost = [event for event in sweep.events(run) if event["event"] == "lost"]
+    lost = [event for event in sweep.events(path) if event["event"] == "lost"]
     assert [event["message"] for event in lost] == [f"rank 1 on {os.uname().nodename} was killed by SIGKILL"]
-    assert sweep.events(run)[-1]["event"] == "lost"
+    assert sweep.events(path)[-1]["event"] == "lost"
 
 
 def test_two_rank_runs_at_once_on_one_host(cluster, tmp_path):

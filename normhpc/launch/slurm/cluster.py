@@ -48,14 +48,15 @@ class Partition:
 
 
 class Cluster:
-    """The cluster of this login node. Asked lazily, each thing once."""
+    """The cluster of this login node. Asked lazily, each thing once. ``locally`` says how to do without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, locally: str = "with --local") -> None:
         if shutil.which("sbatch") is None:
             raise InputError(
                 "no Slurm on this machine: sbatch is not on the PATH; launch from a login node of the cluster, or on "
-                "this machine with --local"
+                f"this machine {locally}"
             )
+        self._locally = locally
 
     @cached_property
     def config(self) -> Mapping[str, str]:
@@ -65,8 +66,12 @@ class Cluster:
 
     @cached_property
     def partitions(self) -> list[Partition]:
-        """Every partition that this user sees."""
-        text = ask("sinfo", "--noheader", "--format=%P|%l|%D|%c|%m|%G")
+        """Every partition that this user sees. Raises :class:`SlurmError` with what to do without an answer."""
+        try:
+            text = ask("sinfo", "--noheader", "--format=%P|%l|%D|%c|%m|%G")
+        except SlurmError as error:
+            advice = f"launch where Slurm answers, or on this machine {self._locally}"
+            raise SlurmError(f"{error}; {advice}") from None
         found: dict[str, Partition] = {}
         for line in text.splitlines():
             name, limit, nodes, cpus, memory, gres = (part.strip() for part in line.split("|"))

@@ -32,9 +32,7 @@ def submit(
     plan: Plan, partition: str | None, profile: str | None, console: Console, *, stay: bool, as_json: bool
 ) -> int:
     """``normhpc sweep`` without ``--local``. Returns the exit code; with ``stay`` only when all runs have ended."""
-    chosen = load_profile(profile)
-    if partition is not None:
-        chosen = chosen.model_copy(update={"partition": partition})
+    chosen = load_profile(profile, partition)
     cluster = Cluster()
     for note in plan.notes:
         console.print(f"note: {note}", soft_wrap=True)
@@ -52,19 +50,21 @@ def submit(
 
 def tell_request(plan: Plan, partition: str | None, profile: str | None, console: Console) -> None:
     """For a dry run: refuse what the partition never has, and say when Slurm would start the first job."""
-    chosen = load_profile(profile)
-    if partition is not None:
-        chosen = chosen.model_copy(update={"partition": partition})
+    chosen = load_profile(profile, partition)
     if not plan.launch:
         return
     cluster = Cluster()
     check_request([run.resources for run in plan.launch], chosen, cluster)
-    where = cluster.partition(chosen.partition).name
     jobs = sum(-(-len(list(alike)) // shape.runs_per_job) for shape, alike in _by_resources(plan))
-    start = start_estimate(plan.launch[0].resources, chosen)
+    tell_room(jobs, plan.launch[0].resources, chosen, cluster, console)
+
+
+def tell_room(jobs: int, need: Resources, profile: Profile, cluster: Cluster, console: Console) -> None:
+    """Say how many of ``jobs`` the cluster takes now, and when Slurm would start the first, which is for ``need``."""
     console.print(
-        f"partition {where}: {counted(jobs, 'job')}, room for {cluster.free_submissions():,} now, at most "
-        f"{cluster.max_array_size:,} in an array; {start}",
+        f"partition {cluster.partition(profile.partition).name}: {counted(jobs, 'job')}, room for "
+        f"{cluster.free_submissions():,} now, at most {cluster.max_array_size:,} in an array; "
+        f"{start_estimate(need, profile)}",
         soft_wrap=True,
     )
 
@@ -73,10 +73,8 @@ def start_estimate(need: Resources, profile: Profile) -> str:
     """When Slurm would start a job for ``need``, in a few words, by ``sbatch --test-only``; nothing is submitted."""
     with tempfile.TemporaryDirectory() as place:
         trial = Launch("trial", need, profile, code="", version={}, chunks=[])
-        executor = ArrayExecutor(place)
-        executor.update_parameters(**sbatch_parameters(trial, "nh-trial", Path(place)))
         script = Path(place) / "trial.sh"
-        script.write_text(executor._make_submission_file_text("true", "trial"))
+        script.write_text(batch_script(trial, Path(place)))
         answer = subprocess.run(
             ["sbatch", "--test-only", str(script)], capture_output=True, text=True, timeout=60, check=False
         )
@@ -84,6 +82,15 @@ def start_estimate(need: Resources, profile: Profile) -> str:
         return f"Slurm would start the first at {start[1]}"
     words = [line for line in answer.stderr.splitlines() if line.strip()] or ["no answer"]
     return f"Slurm gives no start time ({words[-1]})"
+
+
+def batch_script(launch: Launch, jobs: Path, *, count: int | None = None, minutes: int | None = None) -> str:
+    """A script that asks for what a job of ``launch`` gets, and does nothing; for an array of ``count`` jobs."""
+    executor = ArrayExecutor(jobs)
+    executor.update_parameters(**sbatch_parameters(launch, f"nh-{launch.token}", jobs, minutes))
+    if count is not None:
+        executor.parameters["map_count"] = count
+    return str(executor._make_submission_file_text("true", launch.token))
 
 
 def _by_resources(plan: Plan) -> Iterator[tuple[Resources, Iterator[Submittable]]]:
@@ -115,23 +122,30 @@ def submit_runs(
                 journal.declare(list(alike), profile, str(code), code_version())
                 for _, alike in groupby(shapes, key=_shape)
             ]
-        submitted = submit_what_fits(sweep_folder)
-    chunks = sum(len(launch.chunks) for launch in launches)
-    told = f"{sweep_folder.name}: {counted(len(runs), 'run')} in {counted(chunks, 'job')}, {submitted:,} submitted"
-    if submitted < chunks:
-        told += f"; the other {chunks - submitted:,} wait for room and are submitted by those that end"
-    console.print(told, soft_wrap=True)
+        submitted = submit_what_fits(journal)
+    console.print(f"{sweep_folder.name}: {told_of(launches, submitted)}", soft_wrap=True)
     return submitted
+
+
+def told_of(launches: Sequence[Launch], submitted: int) -> str:
+    """How many runs and jobs ``launches`` have, of which ``submitted`` have been, in words."""
+    chunks = [chunk for launch in launches for chunk in launch.chunks]
+    told = f"{counted(sum(map(len, chunks)), 'run')} in {counted(len(chunks), 'job')}, {submitted:,} submitted"
+    if submitted < len(chunks):
+        told += f"; the other {len(chunks) - submitted:,} wait for room and are submitted by those that end"
+    return told
 
 
 def _shape(run: Submittable) -> str:
     return run.resources.model_dump_json()
 
 
-def check_request(needs: list[Resources], profile: Profile, cluster: Cluster) -> None:
-    """Raise :class:`InputError` for what no node of the partition has, with what it has."""
+def check_request(
+    needs: list[Resources], profile: Profile, cluster: Cluster, cure: str = "change it in the sweep, or with --set"
+) -> None:
+    """Raise :class:`InputError` for what no node of the partition has, with what it has and the ``cure``."""
     partition = cluster.partition(profile.partition)
-    problems = {problem for need in set(needs) for problem in _excesses(need, profile, partition)}
+    problems = {f"{problem}; {cure}" for need in set(needs) for problem in _excesses(need, profile, partition)}
     if problems:
         raise InputError("\n".join(sorted(problems)))
 
@@ -162,7 +176,7 @@ def _excesses(need: Resources, profile: Profile, partition: Partition) -> list[s
             f"resources.minutes: {need.minutes}, but {where} allows {partition.minutes}",
         ),
     ]
-    return [f"{message}; change it in the sweep, or with --set" for exceeds, message in checks if exceeds]
+    return [message for exceeds, message in checks if exceeds]
 
 
 def follow(plan: Plan, console: Console) -> int:

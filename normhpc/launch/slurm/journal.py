@@ -2,7 +2,8 @@
 
 ``<runs>/<sweep>/.slurm/`` holds ``journal.jsonl`` and, per launch, ``<token>.jsonl`` with one line per chunk: the runs
 that one array task trains. A launch is submitted in waves, each an array with a name of its own; what a wave's intent
-in the journal lacks in acceptance is asked of Slurm by that name.
+in the journal lacks in acceptance is asked of Slurm by that name. ``<runs>/<sweep>/.analyses/`` is the same for launches
+that analyse runs.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from normhpc.config import Resources
 from normhpc.files import replace_file
@@ -19,6 +20,9 @@ from normhpc.launch.profile import Profile
 from normhpc.record.folder import timestamp
 from normhpc.record.journal import Journal, read_journal
 from normhpc.record.lock import exclusive_lock
+
+ANALYSES = ".analyses"
+"""Folder of a sweep with the journal of its analyses, apart from that of its training."""
 
 _LOCK_PATIENCE_SECONDS = 120
 
@@ -43,6 +47,15 @@ class Submittable(Protocol):
         """What it is to get."""
 
 
+SubmittableRun = TypeVar("SubmittableRun", bound=Submittable)
+
+
+def in_chunks(runs: Sequence[SubmittableRun]) -> list[list[SubmittableRun]]:
+    """``runs``, all of one shape, as jobs get them."""
+    size = runs[0].resources.runs_per_job
+    return [list(runs[start : start + size]) for start in range(0, len(runs), size)]
+
+
 @dataclass(frozen=True, slots=True)
 class Wave:
     """Chunks ``start`` to ``stop`` of a launch, submitted as one array named ``name``."""
@@ -56,7 +69,7 @@ class Wave:
 
 @dataclass(slots=True)
 class Launch:
-    """One call of ``normhpc sweep`` for runs of one shape."""
+    """One call of ``normhpc sweep`` for runs of one shape, or of ``normhpc analyze`` for runs that lack the same."""
 
     token: str
     resources: Resources
@@ -71,6 +84,8 @@ class Launch:
     """When it was written down."""
     command: list[str] = field(default_factory=list)
     """What starts a rank, followed by the folder of its run; empty for ``normhpc train``."""
+    analysis: dict[str, Any] = field(default_factory=dict)
+    """What to compute of trained runs, the fields of a :class:`normhpc.posthoc.analyze.Request`; empty to train them."""
     waves: list[Wave] = field(default_factory=list)
     intents: int = 0
     """Waves that were ever meant to be submitted, the refused ones too."""
@@ -84,10 +99,11 @@ class Launch:
 
 
 class SubmissionJournal:
-    """The ``.slurm`` folder of a sweep."""
+    """The folder ``name`` of a sweep: ``.slurm``, or :data:`ANALYSES`."""
 
-    def __init__(self, sweep_folder: Path) -> None:
-        self.folder = sweep_folder / ".slurm"
+    def __init__(self, sweep_folder: Path, name: str = ".slurm") -> None:
+        self.sweep_folder = sweep_folder
+        self.folder = sweep_folder / name
         self.path = self.folder / "journal.jsonl"
 
     @contextlib.contextmanager
@@ -105,12 +121,12 @@ class SubmissionJournal:
         code: str,
         version: dict[str, Any],
         command: Sequence[str] = (),
+        analysis: Mapping[str, Any] | None = None,
     ) -> Launch:
         """Write down a launch of ``runs``, all of one shape, before anything is submitted."""
         token = secrets.token_hex(4)
         resources = runs[0].resources
-        size = resources.runs_per_job
-        chunks = [list(runs[start : start + size]) for start in range(0, len(runs), size)]
+        chunks = in_chunks(runs)
         lines = [
             json.dumps([{"config": json.loads(run.config_json), "swept": run.swept} for run in chunk])
             for chunk in chunks
@@ -126,8 +142,11 @@ class SubmissionJournal:
             version=version,
             chunks=ids,
             command=list(command),
+            analysis=dict(analysis or {}),
         )
-        return Launch(token, resources, profile, code, version, ids, command=list(command))
+        return Launch(
+            token, resources, profile, code, version, ids, command=list(command), analysis=dict(analysis or {})
+        )
 
     def chunk_file(self, token: str) -> Path:
         """Where the chunks of a launch stand, one a line."""
@@ -180,6 +199,7 @@ class SubmissionJournal:
                         row["chunks"],
                         row.get("time", ""),
                         row.get("command", []),
+                        row.get("analysis", {}),
                     )
                 case "intent":
                     found[row["token"]].intents += 1
@@ -194,6 +214,10 @@ class SubmissionJournal:
         for name, (token, start, stop) in waves.items():
             found[token].waves.append(Wave(name, start, stop, jobs[name]))
         return list(found.values())
+
+    def launch(self, token: str) -> Launch:
+        """The launch called ``token``."""
+        return next(launch for launch in self.launches() if launch.token == token)
 
     def is_refused(self, name: str) -> bool:
         """Whether the wave called ``name`` was given up: its runs were, or will be, submitted under another name."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from normhpc.launch.slurm.cluster import Cluster, QueuedJob, SlurmError
-from normhpc.launch.slurm.journal import Launch, SubmissionJournal
+from normhpc.launch.slurm.journal import ANALYSES, Launch, SubmissionJournal
 from normhpc.record import SEALED, RunFolder, State, read_status
 
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
@@ -24,16 +24,31 @@ class Queue:
         A run that its task is done with counts by its record. None when the sweep was never submitted, or when this
         machine has no Slurm to ask.
         """
-        journal = SubmissionJournal(sweep_folder)
+        launches = self._launches(SubmissionJournal(sweep_folder))
+        if launches is None:
+            return None
+        found: dict[str, State] = {}
+        for launch, queued in launches:
+            found |= {run: state for run, state in queued.items() if not _is_over(sweep_folder / run, launch)}
+        return found
+
+    def analyses_of(self, sweep_folder: Path) -> dict[tuple[str, str], State]:
+        """As :meth:`runs_of` for (name of a run's folder, analysis); a task counts as being at all of its chunk."""
+        launches = self._launches(SubmissionJournal(sweep_folder, ANALYSES)) or []
+        return {
+            (run, what): state
+            for launch, queued in launches
+            for run, state in queued.items()
+            for what in launch.analysis["what"]
+        }
+
+    def _launches(self, journal: SubmissionJournal) -> list[tuple[Launch, dict[str, State]]] | None:
+        """Every launch of ``journal`` with its runs that are in the queue; None as :meth:`runs_of` says."""
         if not journal.path.exists() or shutil.which("squeue") is None:
             return None
         if self._jobs is None:
             self._jobs = _by_name(Cluster().my_jobs("nh-"))
-        found: dict[str, State] = {}
-        for launch in journal.launches():
-            here = _in_queue(launch, self._jobs).items()
-            found |= {run_id: state for run_id, state in here if not _is_over(sweep_folder / run_id, launch)}
-        return found
+        return [(launch, _in_queue(launch, self._jobs)) for launch in journal.launches()]
 
 
 def queue_lookup() -> Callable[[Path], dict[str, State] | None]:

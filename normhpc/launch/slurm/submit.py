@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor
 
 from normhpc.launch.profile import Profile
 from normhpc.launch.slurm.cluster import Cluster, SlurmError, ask
-from normhpc.launch.slurm.journal import Launch, SubmissionJournal, Submittable, Wave
+from normhpc.launch.slurm.journal import Launch, SubmissionJournal, SubmittableRun, Wave
 from normhpc.launch.slurm.states import Queue
 from normhpc.record import SEALED, RunFolder, read_status
 
@@ -32,13 +32,14 @@ _SIGNAL_SHARE = 15
 """Seconds of warning for each minute of the limit, at most: Slurm may warn a minute early, and a quarter is enough."""
 
 
-SubmittableRun = TypeVar("SubmittableRun", bound=Submittable)
-
 _START = (
     "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR2]); "
-    "from normhpc.launch.slurm.task import start; start()"
+    "from {module} import start; start()"
 )
 """Starts a task. Its imports take half a second, in which signals wait."""
+
+_TRAINS = "normhpc.launch.slurm.task"
+_ANALYSES = "normhpc.launch.slurm.analysis_task"
 
 
 class ArrayExecutor(SlurmExecutor):
@@ -55,14 +56,14 @@ class ArrayExecutor(SlurmExecutor):
         return str(executor._submit_command(shlex.join(command)).job_id)
 
 
-def submit_what_fits(sweep_folder: Path) -> int:
+def submit_what_fits(journal: SubmissionJournal) -> int:
     """Submit the chunks that no wave has yet, as far as the limits of the cluster go. Returns how many.
 
-    Called by ``normhpc sweep``, and by every task that ends: the last one of a wave finds room for the next, so
-    that nothing has to stay behind on the login node. Raises :class:`SlurmError` when Slurm refuses for another
-    reason than its limits.
+    Called by ``normhpc sweep`` and ``normhpc analyze``, and by every task that ends: the last one of a wave finds room
+    for the next, so that nothing has to stay behind on the login node. Raises :class:`SlurmError` when Slurm refuses for
+    another reason than its limits.
     """
-    journal, cluster, count = SubmissionJournal(sweep_folder), Cluster(), 0
+    cluster, count = Cluster(), 0
     with journal.held():
         settle_intents(journal, cluster)
         launches = [launch for launch in journal.launches() if not launch.closed]
@@ -75,7 +76,7 @@ def submit_what_fits(sweep_folder: Path) -> int:
         for launch in launches:
             while launch.submitted < len(launch.chunks) and room > 0:
                 size = min(room, cluster.max_array_size, len(launch.chunks) - launch.submitted)
-                if _submit_wave(journal, launch, sweep_folder, size, cluster):
+                if _submit_wave(journal, launch, size, cluster):
                     room -= size
                     count += size
                 else:
@@ -98,16 +99,23 @@ def _worth_it(room: int, launches: Sequence[Launch], cluster: Cluster) -> bool:
 def take_over(journal: SubmissionJournal, runs: Sequence[SubmittableRun], cluster: Cluster) -> Sequence[SubmittableRun]:
     """Those of ``runs`` that nobody is at: since they were planned, another call may have submitted some.
 
-    Called with the journal held. A launch that has tasks in the queue goes on submitting what is left of it; of one
-    that has none the rest is closed, because these runs are among ``runs`` when they are still wanted.
+    Called with the journal held; see :func:`close_abandoned`.
+    """
+    close_abandoned(journal, cluster)
+    sweep_folder = journal.sweep_folder
+    queued = Queue().runs_of(sweep_folder) or {}
+    return [run for run in runs if run.run_id not in queued and not _is_sealed(sweep_folder / run.run_id)]
+
+
+def close_abandoned(journal: SubmissionJournal, cluster: Cluster) -> None:
+    """Close the rest of launches that nobody submits any more: who calls this submits what of it is still wanted.
+
+    A launch that has tasks in the queue goes on submitting what is left of it. Called with the journal held.
     """
     settle_intents(journal, cluster)
     names = {job.name for job in cluster.my_jobs("nh-")}
     left = [launch for launch in journal.launches() if not launch.closed]
     journal.close([launch for launch in left if not any(wave.name in names for wave in launch.waves)])
-    sweep_folder = journal.folder.parent
-    queued = Queue().runs_of(sweep_folder) or {}
-    return [run for run in runs if run.run_id not in queued and not _is_sealed(sweep_folder / run.run_id)]
 
 
 def _is_sealed(path: Path) -> bool:
@@ -144,17 +152,19 @@ def _accounted(name: str) -> str | None:
     return text.split("_")[0].split()[0] if text.strip() else None
 
 
-def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path, size: int, cluster: Cluster) -> bool:
+def _submit_wave(journal: SubmissionJournal, launch: Launch, size: int, cluster: Cluster) -> bool:
     """Submit the next ``size`` chunks. False when Slurm's limits are reached."""
     start = launch.submitted
     name = journal.intend(launch, start, start + size)
-    command = task_command(sweep_folder, launch.token, start)
+    module = _ANALYSES if launch.analysis else _TRAINS
+    command = task_command(journal.sweep_folder, launch.token, start, module)
     jobs = (journal.folder / "jobs").absolute()
     jobs.mkdir(exist_ok=True)
     executor = ArrayExecutor(jobs)
     minutes = job_minutes(launch, cluster)
     executor.update_parameters(
-        **sbatch_parameters(launch, name, jobs, minutes), teardown=after_lines(sweep_folder, launch.token, start)
+        **sbatch_parameters(launch, name, jobs, minutes),
+        teardown=after_lines(journal.sweep_folder, launch.token, start, module),
     )
     try:
         with clean_environment(launch):
@@ -175,17 +185,18 @@ def _submit_wave(journal: SubmissionJournal, launch: Launch, sweep_folder: Path,
     return True
 
 
-def task_command(sweep_folder: Path, token: str, start: int) -> list[str]:
-    """What every rank of an array task starts."""
-    task = [sys.executable, "-u", "-c", _START, str(sweep_folder.absolute()), token, str(start)]
+def task_command(sweep_folder: Path, token: str, start: int, module: str = _TRAINS) -> list[str]:
+    """What every rank of an array task starts; ``module`` does its work."""
+    call = _START.format(module=module)
+    task = [sys.executable, "-u", "-c", call, str(sweep_folder.absolute()), token, str(start)]
     # until Python listens, a warning would kill it
     return ["bash", "-c", 'trap "" USR2; exec "$@"', "task", *task]
 
 
-def after_lines(sweep_folder: Path, token: str, start: int) -> list[str]:
+def after_lines(sweep_folder: Path, token: str, start: int, module: str = _TRAINS) -> list[str]:
     """The end of the batch script: where ranks were lost, somebody must see to the rest."""
-    module = ["-u", "-m", "normhpc.launch.slurm.task", "--after"]
-    after = shlex.join([sys.executable, *module, str(sweep_folder.absolute()), token, str(start)])
+    task = ["-u", "-m", module, "--after", str(sweep_folder.absolute()), token, str(start)]
+    after = shlex.join([sys.executable, *task])
     return ["code=$?", f"[ $code -eq 0 ] || {after}", "exit $code"]
 
 

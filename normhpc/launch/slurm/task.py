@@ -44,8 +44,7 @@ def main(sweep_folder: Path, token: str, start: int) -> int:
     """Run the task that Slurm numbered; returns its exit code."""
     signals = SignalNotes()
     chunk = Chunk(sweep_folder, token, start)
-    if SubmissionJournal(sweep_folder).is_refused(os.environ.get("SLURM_JOB_NAME", "")):
-        print("this array was believed to be refused; its runs were submitted again under another name", flush=True)
+    if was_given_up(chunk.journal):
         return 0
     if chunk.launch.profile.scratch:
         stage_data(chunk.launch.profile.scratch, chunk.configs)
@@ -56,7 +55,7 @@ def main(sweep_folder: Path, token: str, start: int) -> int:
     if _leads() and signals.told:
         return _hand_back(chunk, signals)
     if _leads() and complete:
-        _submit_more(sweep_folder)
+        submit_more(chunk.journal)
     return 0 if complete or signals.told else 1
 
 
@@ -69,8 +68,16 @@ def after_failure(sweep_folder: Path, token: str, start: int) -> int:
     for job in rest:
         if _in_flight(job):
             _tell(job, "lost", message=f"its job ended without a word; see {chunk.output}")
-    _submit_more(sweep_folder)
+    submit_more(chunk.journal)
     return 0
+
+
+def was_given_up(journal: SubmissionJournal) -> bool:
+    """Whether this array is one that was believed to be refused, which is told: nothing of it is to be done."""
+    if not journal.is_refused(os.environ.get("SLURM_JOB_NAME", "")):
+        return False
+    print("this array was believed to be refused; its runs were submitted again under another name", flush=True)
+    return True
 
 
 class Chunk:
@@ -78,9 +85,8 @@ class Chunk:
 
     def __init__(self, sweep_folder: Path, token: str, start: int) -> None:
         journal = SubmissionJournal(sweep_folder)
-        index = start + int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-        self.launch = next(launch for launch in journal.launches() if launch.token == token)
-        runs = journal.read_chunk(token, index)
+        self.launch = journal.launch(token)
+        runs = journal.read_chunk(token, start + array_index())
         self.configs = [RunConfig.model_validate(run["config"]) for run in runs]
         self.jobs = [
             _job(sweep_folder, config, run["swept"], self.launch)
@@ -107,6 +113,11 @@ class Chunk:
     def open_jobs(self) -> list[Job]:
         """What is still to be trained: neither sealed, nor ended for good under this job before it was requeued."""
         return [job for job in self.jobs if read_status(job.folder).state not in SEALED and not _ended_here(job)]
+
+
+def array_index() -> int:
+    """Which task of its array this is."""
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
 
 
 class SignalNotes:
@@ -371,13 +382,18 @@ def _requeue(rest: Sequence[Job]) -> int:
         if job.folder.run_json.exists() and read_status(job.folder).state != "failed":
             _tell(job, "requeued")
     try:
-        _insist("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+        requeue_job()
     except SlurmError as error:
         for job in rest:
             if job.folder.run_json.exists():
                 _tell(job, "lost", message=f"the job could not be requeued: {error}")
         return 1
     return 0
+
+
+def requeue_job() -> None:
+    """Have Slurm start this job once more. Raises :class:`SlurmError` when it will not."""
+    _insist("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
 
 
 def _insist(*command: str) -> None:
@@ -393,11 +409,11 @@ def _insist(*command: str) -> None:
             return
 
 
-def _submit_more(sweep_folder: Path) -> None:
+def submit_more(journal: SubmissionJournal) -> None:
     """The next wave, if there is room now. A controller that does not answer is asked again a few times."""
     for attempt in range(_ATTEMPTS):
         try:
-            submit_what_fits(sweep_folder)
+            submit_what_fits(journal)
         except (NormhpcError, OSError, subprocess.SubprocessError) as error:
             print(f"could not submit more: {error}", file=sys.stderr, flush=True)
             time.sleep(2**attempt)

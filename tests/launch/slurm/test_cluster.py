@@ -4,7 +4,7 @@ import pytest
 from support.fake_slurm import FakeSlurm
 
 from normhpc.errors import InputError
-from normhpc.launch.slurm.cluster import Cluster, Partition, minutes_of
+from normhpc.launch.slurm.cluster import Cluster, Partition, SlurmError, minutes_of
 
 SINFO = """\
 gpu*|1-00:00:00|4|64|512000|gpu:a100:4(S:0-1)
@@ -43,6 +43,18 @@ def test_partitions(slurm: FakeSlurm) -> None:
     assert Cluster().partition(None).name == "gpu"
     with pytest.raises(InputError, match="--partition gup: no such partition; there are: gpu, mig, cpu"):
         Cluster().partition("gup")
+
+
+def test_a_cluster_that_does_not_answer(slurm: FakeSlurm) -> None:
+    """Where Slurm's commands are installed and no cluster is set up, the first of them says no more than that."""
+    slurm.answer("sinfo", err="sinfo: fatal: Could not establish a configuration source\n", code=1)
+    for options, locally in (((), "with --local"), (("without --partition",), "without --partition")):
+        with pytest.raises(SlurmError) as caught:
+            Cluster(*options).partition(None)
+        assert str(caught.value) == (
+            "sinfo failed: sinfo: fatal: Could not establish a configuration source; launch where Slurm answers, or on this "
+            f"machine {locally}"
+        )
 
 
 def limits(slurm: FakeSlurm, associations: str, qos: str = "", queued: int = 0, mine: int = 0) -> int:

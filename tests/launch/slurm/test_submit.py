@@ -154,7 +154,13 @@ def test_limit_of_a_packed_job(slurm: FakeSlurm, resources: dict[str, int], chun
 
 def test_environment_of_a_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     leaking = ["SLURM_JOB_ID", "SBATCH_ACCOUNT", "SRUN_CPUS_PER_TASK", "MASTER_PORT", "RANK", "WORLD_SIZE"]
-    leaking += ["CUDA_VISIBLE_DEVICES", "NORMHPC_RENDEZVOUS", "TORCHELASTIC_RUN_ID", "SUBMITIT_EXECUTOR"]
+    leaking += [
+        "OMP_NUM_THREADS",
+        "CUDA_VISIBLE_DEVICES",
+        "NORMHPC_RENDEZVOUS",
+        "TORCHELASTIC_RUN_ID",
+        "SUBMITIT_EXECUTOR",
+    ]
     for name in leaking:
         monkeypatch.setenv(name, "leaked")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
@@ -198,35 +204,35 @@ def waves(journal: SubmissionJournal) -> list[tuple[int, int, str | None]]:
 
 def test_arrays_no_larger_than_slurm_takes(sweep: Path, slurm: FakeSlurm) -> None:
     journal = declared(sweep, 25)
-    assert submit_what_fits(sweep) == 25
+    assert submit_what_fits(SubmissionJournal(sweep)) == 25
     assert waves(journal) == [(0, 10, "7"), (10, 20, "7"), (20, 25, "7")]
-    assert submit_what_fits(sweep) == 0
+    assert submit_what_fits(SubmissionJournal(sweep)) == 0
     assert len(slurm.calls("sbatch")) == 3
 
 
 def test_no_more_than_there_is_room_for(sweep: Path, slurm: FakeSlurm) -> None:
     journal = declared(sweep, 25)
     slurm.answer("sacctmgr", "7|normal\n", "assoc")
-    assert submit_what_fits(sweep) == 7
+    assert submit_what_fits(SubmissionJournal(sweep)) == 7
     assert waves(journal) == [(0, 7, "7")]
     name = journal.launches()[0].waves[0].name
     # one of seven has ended: not worth a call while others wait
     slurm.answer("squeue", f"7|1|RUNNING|None|{name}\n" + f"7|2|PENDING|None|{name}\n" * 5, "--user")
-    assert submit_what_fits(sweep) == 0
+    assert submit_what_fits(SubmissionJournal(sweep)) == 0
     slurm.answer("squeue", f"7|1|RUNNING|None|{name}\n" + f"7|2|PENDING|None|{name}\n" * 3, "--user")
-    assert submit_what_fits(sweep) == 3
+    assert submit_what_fits(SubmissionJournal(sweep)) == 3
     slurm.answer("squeue", f"7|1|RUNNING|None|{name}\n" * 6, "--user")
-    assert submit_what_fits(sweep) == 1
+    assert submit_what_fits(SubmissionJournal(sweep)) == 1
     assert waves(journal) == [(0, 7, "7"), (7, 10, "7"), (10, 11, "7")]
 
 
 def test_unknown_limit_is_found_by_halving(sweep: Path, slurm: FakeSlurm) -> None:
     journal = declared(sweep, 10)
     slurm.answer("sbatch", err=LIMIT, code=1)
-    assert submit_what_fits(sweep) == 0
+    assert submit_what_fits(SubmissionJournal(sweep)) == 0
     assert len(slurm.calls("sbatch")) == 4  # 10, 5, 2, 1
     slurm.answer("sbatch", "Submitted batch job 8\n")
-    assert submit_what_fits(sweep) == 10
+    assert submit_what_fits(SubmissionJournal(sweep)) == 10
     assert waves(journal) == [(0, 10, "8")]
 
 
@@ -234,7 +240,7 @@ def test_refusal_is_told_in_slurms_words(sweep: Path, slurm: FakeSlurm) -> None:
     journal = declared(sweep, 2)
     slurm.answer("sbatch", err="sbatch: error: Batch job submission failed: Invalid qos specification\n", code=1)
     with pytest.raises(SlurmError, match=r"^sbatch refused 2 jobs: .*Invalid qos specification$"):
-        submit_what_fits(sweep)
+        submit_what_fits(SubmissionJournal(sweep))
     assert waves(journal) == []
 
 
@@ -247,7 +253,7 @@ def test_answer_that_never_came(sweep: Path, slurm: FakeSlurm, where: str) -> No
         slurm.answer("squeue", f"55|0|COMPLETED|None|{name}\n", "--states=all")
     if where == "sacct":
         slurm.answer("sacct", "56_0\n56_1\n")
-    assert submit_what_fits(sweep) == (2 if where == "nowhere" else 0)
+    assert submit_what_fits(SubmissionJournal(sweep)) == (2 if where == "nowhere" else 0)
     assert waves(journal) == [(0, 2, {"squeue": "55", "sacct": "56", "nowhere": "7"}[where])]
     assert journal.is_refused(name) == (where == "nowhere")
 
@@ -257,7 +263,7 @@ def test_controller_that_does_not_answer_settles_nothing(sweep: Path, slurm: Fak
     name = journal.intend(journal.launches()[0], 0, 2)
     slurm.answer("squeue", err="slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
     with pytest.raises(SlurmError, match="Unable to contact"):
-        submit_what_fits(sweep)
+        submit_what_fits(SubmissionJournal(sweep))
     assert not journal.is_refused(name)
     assert waves(journal) == [(0, 2, None)]
 
