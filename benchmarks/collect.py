@@ -9,6 +9,7 @@ command is timed as well.
 
 import argparse
 import json
+import os
 import random
 import resource
 import subprocess
@@ -42,6 +43,7 @@ def main() -> None:
 def compare(folder: Path, runs: int, epochs: int) -> None:
     """Every measurement in turn; ratios to the limit and to pandas."""
     size = write_records(folder, runs, epochs)
+    os.sync()  # or the system writes them to disk while they are read
     print(f"{runs} sealed runs, {runs * epochs} lines, {size / 1e6:.0f} MB of metrics.jsonl")
     limit = shown(folder, "read the bytes")["seconds"]
     pandas = shown(folder, "pandas.read_json per file", runs / min(runs, _SAMPLE))["seconds"]

@@ -9,7 +9,7 @@ from normhpc.results.records import listed
 
 
 def comparability_notes(runs: pd.DataFrame, *, diverged: bool = True) -> list[str]:
-    """Sentences on runs without a result, absent seeds, and batches, data, schema or code that differ.
+    """Sentences on runs without a result, absent seeds, and batches, company, data, schema or code that differ.
 
     Without ``diverged`` nothing is said of runs that did, which is a result.
     """
@@ -18,6 +18,7 @@ def comparability_notes(runs: pd.DataFrame, *, diverged: bool = True) -> list[st
         *_state_notes(runs, labels, diverged=diverged),
         *_missing_seeds(runs, labels),
         *_batch_shares(runs, labels),
+        *_company(runs, labels),
         *_data_digests(runs),
         *_schema_versions(runs),
         *_code_versions(runs),
@@ -81,12 +82,27 @@ def _batch_shares(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
     return notes
 
 
+def _company(runs: pd.DataFrame, labels: pd.Series) -> list[str]:
+    """Runs alone in their process, and runs that shared one: what a run cost is measured of the process."""
+    found = runs["trained_together"].dropna()
+    if found.nunique() < 2:
+        return []
+    groups = [
+        f"{'alone' if together == '1' else f'{together} together'} in {listed(labels[of_it.index].unique())}"
+        for together, of_it in found.groupby(found, sort=False)
+    ]
+    return [
+        "these runs were trained with different numbers of others in one process, so that times, speed and memory do "
+        f"not compare: {listed(groups)}"
+    ]
+
+
 def _data_digests(runs: pd.DataFrame) -> list[str]:
     notes = []
     for name, digests in runs["data_digest"].groupby(image_sets(runs), sort=False):
         found = digests.dropna().value_counts(sort=False)
         if len(found) > 1:
-            counts = listed(f"{digest} in {count} runs" for digest, count in found.items())
+            counts = listed(f"{digest} in {_runs(count)}" for digest, count in found.items())
             notes.append(f"{name} was not the same data in all runs: {counts}")
     return notes
 
@@ -96,7 +112,7 @@ def _schema_versions(runs: pd.DataFrame) -> list[str]:
     found = runs["code"].str.extract(r"^schema=(\S+)", expand=False).value_counts(sort=False)
     if len(found) < 2:
         return []
-    counts = listed(f"schema {schema} in {count} runs" for schema, count in found.items())
+    counts = listed(f"schema {schema} in {_runs(count)}" for schema, count in found.items())
     return [f"runs of different schema versions, whose fields may not mean the same: {counts}"]
 
 
@@ -104,4 +120,8 @@ def _code_versions(runs: pd.DataFrame) -> list[str]:
     found = runs["code"].value_counts(sort=False)
     if len(found) < 2:
         return []
-    return [f"runs of different code: {listed(f'{code} in {count} runs' for code, count in found.items())}"]
+    return [f"runs of different code: {listed(f'{code} in {_runs(count)}' for code, count in found.items())}"]
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

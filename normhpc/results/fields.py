@@ -1,5 +1,6 @@
 """Which fields of the configuration tell the runs of a table apart, and what each run has there."""
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -45,18 +46,24 @@ def field_names(records: Sequence[RunRecord]) -> list[str]:
 
 def field_values(record: RunRecord, names: Iterable[str]) -> list[Any]:
     """The values of ``record`` under ``names``: the configuration's spelling, else the sweep's, else None."""
-    return [_plain(at_path(record.config, name, record.swept.get(name))) for name in names]
+    config, swept = record.config, record.swept
+    return [_plain(at_path(config, name, swept.get(name))) for name in names]
 
 
 def at_path(config: Mapping[str, Any], path: str, default: Any = None) -> Any:
     """The value under a dotted ``path`` of a nested mapping."""
     value: Any = config
-    for key in path.split("."):
+    for key in _keys(path):
         # read from JSON; a test for Mapping takes ten times as long
         if not isinstance(value, dict) or key not in value:
             return default
         value = value[key]
     return value
+
+
+@functools.cache
+def _keys(path: str) -> list[str]:
+    return path.split(".")
 
 
 def _columns_of(path: str, value: Any, config: Mapping[str, Any]) -> list[str]:
@@ -69,7 +76,7 @@ def _columns_of(path: str, value: Any, config: Mapping[str, Any]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """Something that fits a table's cell: a list or mapping becomes its JSON."""
-    if isinstance(value, list | dict):
+    if type(value) in (list, dict):
         return json.dumps(value, separators=(",", ":"))
     return value
 

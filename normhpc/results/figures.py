@@ -20,6 +20,7 @@ from normhpc.files import replace_file
 from normhpc.results.names import default_metrics, is_share, quality_of, split_of
 from normhpc.results.runs import load_runs
 from normhpc.results.summary import STATISTICS, checked_metrics, field_columns, summarize
+from normhpc.results.together import going_along
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,18 +242,21 @@ def metric_of(runs: pd.DataFrame, given: argparse.Namespace) -> str:
 def panels(runs: pd.DataFrame, *keys: str) -> list[Panel]:
     """``runs`` apart by data, network and every field that varies among runs on these with equal ``keys``.
 
-    So no point of a figure is a mean over different configurations. Raises :class:`~normhpc.errors.InputError` for more
-    than :data:`MOST_PANELS`.
+    So no point of a figure is a mean over different configurations. Of three or more fields that change together (name,
+    sides and splits of a set of images) titles tell one; tables have all. Raises :class:`~normhpc.errors.InputError` for
+    more than :data:`MOST_PANELS`.
     """
     parts = {key.partition(".")[0] for key in keys}
     others = [name for name in field_columns(runs) if name.partition(".")[0] not in parts]
     cells = runs.groupby([*keys, *_PLACE], dropna=False)
     varied = [name for name in others if name not in _PLACE and cells[name].nunique(dropna=False).max() > 1]
     apart = [*_PLACE, *varied]
+    along = going_along(runs, varied)
+    told = [name for name in varied if not any(name in others for others in along.values())]
     found = []
     for values, chosen in runs.groupby(apart, sort=False, dropna=False):
         fields: dict[str, Any] = dict(zip(apart, values, strict=True))
-        settings = [f"{name}={_spelled(fields[name])}" for name in varied if pd.notna(fields[name])]
+        settings = [_setting(name, fields[name]) for name in told if pd.notna(fields[name])]
         found.append(Panel(", ".join([*(str(fields[name]) for name in _PLACE), *settings]), fields, chosen))
     if len(found) > MOST_PANELS:
         several = next(name for name in apart if runs[name].nunique() > 1)
@@ -261,6 +265,28 @@ def panels(runs: pd.DataFrame, *keys: str) -> list[Panel]:
             f"--only FIELD=VALUE, for instance --only {several}={_spelled(found[0].fields[several])}"
         )
     return found
+
+
+def by_company(drawn: Iterable[Panel]) -> list[Panel]:
+    """Panels of costs, apart by how many runs were trained in one process, whose time and memory each of them has.
+
+    A run that is not sealed counts as one alone.
+    """
+    found = []
+    for panel in drawn:
+        together = panel.runs["trained_together"].fillna("1")
+        if together.nunique() < 2:
+            found.append(panel)
+            continue
+        for number, runs in panel.runs.groupby(together, sort=False):
+            company = "alone" if number == "1" else f"{number} in one process"
+            found.append(panel._replace(title=f"{panel.title}, {company}", runs=runs))
+    return found
+
+
+def _setting(name: str, value: Any) -> str:
+    """``epochs=3``; names of sets of images bare."""
+    return str(value) if name.endswith(".dataset") else f"{name}={_spelled(value)}"
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

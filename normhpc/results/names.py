@@ -5,7 +5,7 @@ from collections.abc import Iterable
 IDENTITY = ("run_id", "sweep", "state", "seed")
 """First columns of a table of runs."""
 
-PROVENANCE = ("images_per_statistic", "data_digest", "code")
+PROVENANCE = ("images_per_statistic", "trained_together", "data_digest", "code")
 """Last columns of a table of runs: what must agree for runs to be compared."""
 
 COST = ("seconds", "seconds_per_epoch", "images_per_second", "peak_memory_mb", "parameters")

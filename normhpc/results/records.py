@@ -17,6 +17,7 @@ from normhpc.record import SEALED, RunFolder, RunStatus, read_status, read_summa
 from normhpc.results.find import name_below, runs_by_directory
 from normhpc.results.store.documents import Document, DocumentCache
 from normhpc.results.store.folder import CacheFolder, Mark, mark_of, remove_cache, without_garbage_collection
+from normhpc.results.surrogates import without_surrogates
 
 
 class Place(NamedTuple):
@@ -75,6 +76,7 @@ def read_records(dirs: Iterable[str | os.PathLike[str]], *, rebuild: bool = Fals
     """
     kept: dict[str, RunRecord] = {}
     copies: list[str] = []
+    unlike: list[str] = []
     notes: list[str] = []
     torn: dict[str, int] = {}
     for directory, asked in runs_by_directory(dirs).items():
@@ -89,8 +91,13 @@ def read_records(dirs: Iterable[str | os.PathLike[str]], *, rebuild: bool = Fals
                 better = record if record.summary and not first.summary else first
                 kept[record.run_id] = better
                 copies.append(f"{record.run_id} (kept: {better.folder.path})")
+                digests = [one.summary.get("data_digest") for one in (first, record)]
+                if None not in digests and digests[0] != digests[1]:
+                    unlike.append(f"{record.run_id} in {first.folder.path} and in {record.folder.path}")
     if copies:
         notes.append(f"in more than one folder, the sealed or first one is kept: {listed(copies)}")
+    if unlike:
+        notes.append(f"one run id, but trained on different images (data_digest): {listed(unlike)}")
     in_order = sorted(kept.values(), key=lambda record: (record.created, record.run_id))
     return Records(in_order, notes, torn)
 
@@ -98,7 +105,7 @@ def read_records(dirs: Iterable[str | os.PathLike[str]], *, rebuild: bool = Fals
 def read_state(folder: RunFolder) -> tuple[RunStatus, list[str]]:
     """The state of a run, ``lost`` when its summary is damaged, and the note that says so."""
     try:
-        summary: Any = read_summary(folder)
+        summary: Any = without_surrogates(read_summary(folder))
     except RecordError as error:
         return RunStatus("lost", {}, None), [str(error)]
     if summary is None:
@@ -188,7 +195,7 @@ def _read_record(path: str, place: Place, asked: Mark, cache: DocumentCache) -> 
 def _read_run_json(folder: RunFolder) -> tuple[Document | None, list[str]]:
     """What was asked for; None, and the reason as a note, when nobody can know it."""
     try:
-        content: Any = read_json(folder.run_json)
+        content: Any = without_surrogates(read_json(folder.run_json))
     except (ValueError, OSError) as error:
         return None, [_left_out(folder, f"not readable ({error})")]
     odd = _what_is_missing(content)

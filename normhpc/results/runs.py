@@ -1,5 +1,6 @@
 """One row a run."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +26,9 @@ def load_runs(*dirs: str | os.PathLike[str], rebuild: bool = False) -> pd.DataFr
       a list is its JSON
     - final metrics (``test_top1`` ...), ``best_epoch``, ``best_val_top1`` ..., ``seconds``, ``seconds_per_epoch``,
       ``images_per_second``, ``peak_memory_mb``, ``parameters``: floats, NaN while the run is not sealed
-    - ``images_per_statistic`` (images behind each batch statistic, missing for norms without),
-      ``data_digest`` and ``code``: what must agree for runs to be compared
+    - ``images_per_statistic`` (images behind each batch statistic, missing for norms without), ``trained_together``
+      (runs that shared its process, itself counted; missing while it is not sealed), ``data_digest`` and ``code``: what
+      must agree for runs to be compared
 
     Rows: by sweep name, then by each field's values in the order in which the sweep's runs were created, then
     by seed. ``attrs["notes"]`` tells what is damaged or found twice; a run whose ``run.json`` is damaged has no
@@ -88,19 +90,21 @@ def _column(values: list[Any]) -> pd.Series:
 
 
 def _measured_columns(records: Sequence[RunRecord]) -> dict[str, pd.Series]:
-    finals = [_mapping(record.summary.get("final")) for record in records]
-    bests = [_mapping(record.summary.get("best")) for record in records]
+    summaries = [record.summary for record in records]
+    finals = [_mapping(summary.get("final")) for summary in summaries]
+    bests = [_mapping(summary.get("best")) for summary in summaries]
     final_names = final_order({name for final in finals for name in final}) or list(BEFORE_ANY_RESULT)
     best_names = [name for best in bests for name in best] or ["epoch", "val_top1"]
-    columns = {name: [final.get(name) for final in finals] for name in final_names}
-    columns |= {f"best_{name}": [best.get(name) for best in bests] for name in dict.fromkeys(best_names)}
-    columns |= {name: [record.summary.get(name) for record in records] for name in COST}
-    return {name: pd.Series([_number(value) for value in values], dtype="float64") for name, values in columns.items()}
+    columns = {name: _numbers(finals, name) for name in final_names}
+    columns |= {f"best_{name}": _numbers(bests, name) for name in dict.fromkeys(best_names)}
+    columns |= {name: _numbers(summaries, name) for name in COST}
+    return {name: pd.Series(values, dtype="float64") for name, values in columns.items()}
 
 
 def _provenance_columns(records: Sequence[RunRecord]) -> dict[str, pd.Series]:
     columns: dict[str, list[Any]] = {
         "images_per_statistic": [_shares(record.summary.get("images_per_statistic")) for record in records],
+        "trained_together": [record.summary.get("trained_together") for record in records],
         "data_digest": [record.summary.get("data_digest") for record in records],
         "code": [record.code for record in records],
     }
@@ -114,8 +118,10 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+def _numbers(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """The number under ``name`` in each of ``rows``, NaN where there is none; what JSON calls true is none either."""
+    values: list[Any] = [row.get(name) for row in rows]
+    return [float(value) if type(value) in (int, float) else math.nan for value in values]
 
 
 def _shares(value: Any) -> str | None:

@@ -1,9 +1,13 @@
 """Records made through the writers the training uses."""
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from normhpc.config import Resources, RunConfig
 from normhpc.record import RecordWriter, RunFolder, append_event
@@ -84,6 +88,7 @@ def summary_with(top1: float) -> dict[str, Any]:
         "ranks": 1,
         "images_per_rank": [128],
         "images_per_statistic": [128],
+        "trained_together": 1,
         "device": "cpu",
         "data_digest": "d1",
     }
@@ -127,3 +132,21 @@ def small_study(runs: Path) -> None:
     sealed_run(runs, norm_config("layer", 0), 0.8, swept=layer, images_per_statistic=None)
     failed_run(runs, norm_config("layer", 1), swept=layer)
     diverged_run(runs, norm_config("layer", 2), swept=layer, images_per_statistic=None)
+
+
+def keep_predictions(
+    folder: RunFolder, logits: ArrayLike, labels: ArrayLike, rows: ArrayLike | None = None, *, weights: str = "best.pt"
+) -> None:
+    """What ``normhpc analyze --what predictions`` leaves behind."""
+    place = folder.path / "posthoc"
+    place.mkdir(exist_ok=True)
+    there = np.arange(len(np.asarray(labels))) if rows is None else np.asarray(rows)
+    document = {"what": "predictions", "values": {}, "method": "logits", "weights": {"file": weights}}
+    np.savez(place / "predictions.npz", logits=np.asarray(logits, np.float32), labels=np.asarray(labels), rows=there)
+    (place / "predictions.json").write_text(json.dumps(document))
+
+
+def keep_pictures(folder: RunFolder, rows: ArrayLike, images: NDArray[np.uint8]) -> None:
+    """What ``normhpc analyze --what misclassified`` keeps of images."""
+    (folder.path / "posthoc").mkdir(exist_ok=True)
+    np.savez(folder.path / "posthoc" / "misclassified.npz", rows=np.asarray(rows), images=images)

@@ -48,6 +48,26 @@ def test_panels_part_what_varies_at_equal_keys_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_titles_tell_what_changes_together_once() -> None:
+    """Two sets of shards, which differ in much, at two learning rates, and another set."""
+    sets = {"coco": (224, "val2017", 80, 30), "bigearthnet": (120, "test", 19, 60)}
+    rows = [
+        {"data.dataset": name, "data.height": side, "data.test": test, "data.num_classes": classes, "epochs": epochs}
+        for name, (side, test, classes, epochs) in sets.items()
+    ]
+    frame = pd.DataFrame([*rows, {"data.name": "cifar10"}]).fillna({"data.name": "shards"})
+    frame = pd.concat([frame.assign(**{"optim.lr": rate}) for rate in (0.1, 0.2)], ignore_index=True)
+    frame = frame.assign(**{"model.name": "resnet50", "norm": "batch"})
+    found = figures.panels(frame, "norm")
+    assert sorted(panel.title for panel in found) == sorted(
+        f"{place}, optim.lr={rate}"
+        for rate in (0.1, 0.2)
+        for place in ("shards, resnet50, coco", "shards, resnet50, bigearthnet", "cifar10, resnet50")
+    )
+    coco = next(panel for panel in found if "coco" in panel.title)
+    assert (coco.fields["data.height"], coco.fields["data.test"]) == (224, "val2017")
+
+
 def test_too_many_panels(tmp_path: Path) -> None:
     table = pd.DataFrame({"data.name": "digits", "model.name": "vgg", "norm": "batch", "epochs": range(13)})
     text = (

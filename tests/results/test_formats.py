@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -124,6 +125,37 @@ def test_latex_is_booktabs_with_the_best_mean_bold(cells):
         "n runs have a value} \\\\\n"
         "\\end{tabular}\n"
     )
+
+
+def test_latex_html_and_markdown_agree_digit_for_digit_with_the_values(tmp_path):
+    scores = {"batch": [0.91, 0.942, 0.9333], "layer": [0.7, 0.81, 0.78], "none": [0.5]}
+    for norm, values in scores.items():
+        for seed, top1 in enumerate(values):
+            sealed_run(tmp_path, norm_config(norm, seed), top1, swept={"norm": norm})
+    table = summarize(load_runs(tmp_path), metrics=["test_top1", "test_loss"])
+    # as full CSV values say, to the digits of the table
+    expected = []
+    for row in csv.DictReader(io.StringIO(spelled(table, "csv"))):
+        cells = []
+        for name in ("test_top1", "test_loss"):
+            mean, high = float(row[f"{name}_mean"]), row[f"{name}_high"]
+            text, half = format_interval(name, mean, float(high) - mean if high else float("nan"))
+            cells.append(f"{text} ± {half}" if half else text)
+        expected.append([row["norm.name"], row["n"], *cells])
+    assert "±" not in "".join(expected[-1])
+    assert all("±" in cell for row in expected[:2] for cell in row[2:])
+    lines = {
+        "markdown": (r"^\| digits .*\|$", r" \| "),
+        "latex": (r"^digits & .*\\\\$", " & "),
+        "html": (r"^<tr><td>digits</td>.*</tr>$", "</td><td[^>]*>"),
+    }
+    for format, (row, between) in lines.items():
+        found = []
+        for line in re.findall(row, spelled(table, format), re.MULTILINE):
+            plain = re.sub(r"\\(?:textbf|underline)\{([^}]*)\}", r"\1", line).replace("$\\pm$", "±").rstrip("\\ ")
+            cells = [re.sub("<[^>]*>", "", cell).strip("| ") for cell in re.split(between, plain)]
+            found.append([cells[2], cells[3], *cells[5:]])
+        assert found == expected, format
 
 
 def test_latex_escapes_what_is_special(hostile):

@@ -138,8 +138,8 @@ def test_strict_lists_all_that_is_odd(tmp_path):
         f"in more than one folder, the sealed or first one is kept: {copy.path.name} (kept: {copy.path})",
         "failed: 1 of 9 runs (norm.name=layer); normhpc status names the errors",
         "not finished yet: 1 of 9 runs (1 running)",
-        "runs of different schema versions, whose fields may not mean the same: schema 2 in 8 runs; schema 1 in 1 runs",
-        f"runs of different code: schema=2 {code} in 8 runs; schema=1 {code} in 1 runs",
+        "runs of different schema versions, whose fields may not mean the same: schema 2 in 8 runs; schema 1 in 1 run",
+        f"runs of different code: schema=2 {code} in 8 runs; schema=1 {code} in 1 run",
     }
     (torn.path.parent.parent / "again" / torn.path.name / "run.json").unlink()
     strict = collect([tmp_path], per_run=True, strict=True)

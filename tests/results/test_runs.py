@@ -14,7 +14,7 @@ METRICS = [
     *("best_epoch", "best_val_top1", "best_val_loss"),
     *("seconds", "seconds_per_epoch", "images_per_second", "peak_memory_mb", "parameters"),
 ]
-PROVENANCE = ["images_per_statistic", "data_digest", "code"]
+PROVENANCE = ["images_per_statistic", "trained_together", "data_digest", "code"]
 
 
 def test_one_row_a_run_with_columns_in_the_contract_order(tmp_path):
@@ -36,7 +36,8 @@ def test_one_row_a_run_with_columns_in_the_contract_order(tmp_path):
     assert (first["sweep"], first["data.name"], first["model.name"]) == ("demo", "digits", "convnet")
     assert (first["best_epoch"], first["best_val_top1"], first["parameters"]) == (1.0, 0.45, 1234.0)
     assert (first["seconds"], first["seconds_per_epoch"], first["images_per_second"]) == (5.0, 2.0, 700.0)
-    assert first["images_per_statistic"] == "128"
+    assert (first["images_per_statistic"], first["trained_together"]) == ("128", "1")
+    assert runs["trained_together"].isna().tolist() == [False] * 4 + [True, False]
     assert first["code"] == "schema=2 commit=abc123 dirty=False version=0.1.0"
     assert runs["images_per_second"][5] == 9000.0
     assert runs.attrs["notes"] == []
@@ -161,6 +162,15 @@ def test_of_two_copies_the_sealed_one_is_kept_and_told(tmp_path):
     assert runs[["sweep", "state", "test_top1"]].values.tolist() == [["second", "finished", 0.7]]
     told = f"in more than one folder, the sealed or first one is kept: {sealed.path.name} (kept: {sealed.path})"
     assert runs.attrs["notes"] == [told]
+
+
+def test_copies_trained_on_other_images_are_told(tmp_path):
+    first, second = (sealed_run(tmp_path, {"seed": 0}, sweep=name, data_digest=name) for name in ("d1", "d2"))
+    sealed_run(tmp_path, {"seed": 1}, sweep="d1")
+    sealed_run(tmp_path, {"seed": 1}, sweep="d2")
+    assert load_runs(tmp_path).attrs["notes"][1:] == [
+        f"one run id, but trained on different images (data_digest): {first.path.name} in {first.path} and in {second.path}"
+    ]
 
 
 def test_foreign_folders_and_files_are_passed_over(tmp_path):

@@ -182,19 +182,31 @@ def test_equal_shares_in_another_order_of_ranks_are_equal(tmp_path):
     assert notes_of(tmp_path) == []
 
 
+def test_times_of_runs_in_company_and_alone_are_not_compared_silently(tmp_path):
+    for seed in range(2):
+        sealed_run(tmp_path, norm_config("batch", seed), trained_together=2, share_seconds=2.5)
+        sealed_run(tmp_path, norm_config("layer", seed))
+    failed_run(tmp_path, norm_config("none", 0), sweep="other")
+    notes = [note for note in notes_of(tmp_path) if "process" in note]
+    assert notes == [
+        "these runs were trained with different numbers of others in one process, so that times, speed and memory do "
+        "not compare: 2 together in norm.name=batch; alone in norm.name=layer"
+    ]
+
+
 def test_different_data_under_one_name_is_told(tmp_path):
     sealed_run(tmp_path, norm_config("batch", 0), data_digest="d1")
     sealed_run(tmp_path, norm_config("batch", 1), data_digest="d2")
     sealed_run(tmp_path, norm_config("batch", 0, data="synthetic"), data_digest="d3", sweep="more")
-    assert notes_of(tmp_path) == ["digits was not the same data in all runs: d1 in 1 runs; d2 in 1 runs"]
+    assert notes_of(tmp_path) == ["digits was not the same data in all runs: d1 in 1 run; d2 in 1 run"]
 
 
 def test_different_code_is_told(tmp_path):
     sealed_run(tmp_path, norm_config("batch", 0))
     sealed_run(tmp_path, norm_config("batch", 1), code={"version": "0.1.0", "commit": "abc123", "dirty": True})
     assert notes_of(tmp_path) == [
-        "runs of different code: schema=2 commit=abc123 dirty=False version=0.1.0 in 1 runs; "
-        "schema=2 commit=abc123 dirty=True version=0.1.0 in 1 runs"
+        "runs of different code: schema=2 commit=abc123 dirty=False version=0.1.0 in 1 run; "
+        "schema=2 commit=abc123 dirty=True version=0.1.0 in 1 run"
     ]
 
 

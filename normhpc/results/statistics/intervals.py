@@ -75,13 +75,14 @@ def ratio_of(values: ArrayLike, others: ArrayLike) -> Estimate:
         if part.min() <= 0:
             raise InputError(f"{name}: expected numbers above 0, got {part.min():g}; a ratio of means needs logarithms")
     first, second = (np.log(part) for part in given)
-    n, difference = len(first), float(first.mean() - second.mean())
+    difference = float(first.mean() - second.mean())
+    n, m = len(first), len(second)
     method = "Welch t of logarithms"
-    if min(n, len(second)) < 2:
-        return Estimate(math.exp(difference), None, None, n, method)
+    if min(n, m) < 2:
+        return Estimate(math.exp(difference), None, None, n + m, method)
     errors = np.array([part.var(ddof=1) / len(part) for part in (first, second)])
     half = 0.0
     if errors.sum() > 0:
-        freedom = errors.sum() ** 2 / (errors**2 / [n - 1, len(second) - 1]).sum()
+        freedom = errors.sum() ** 2 / (errors**2 / [n - 1, m - 1]).sum()
         half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * math.sqrt(errors.sum()))
-    return Estimate(math.exp(difference), math.exp(difference - half), math.exp(difference + half), n, method)
+    return Estimate(math.exp(difference), math.exp(difference - half), math.exp(difference + half), n + m, method)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import from_json
+import orjson
 
 from normhpc.results.store.folder import CacheFolder, Mark
 
@@ -71,7 +71,7 @@ class DocumentCache:
             self._folder.update(lambda: self._write(directory))
 
     def _read(self, content: bytes) -> None:
-        parts, *rows = from_json(b"[" + content + b"]", cache_strings="keys")
+        parts, *rows = orjson.loads(b"[" + content + b"]")
         lines = content.split(_SEPARATOR)[1:]
         if not isinstance(parts, list):
             raise TypeError("expected a list of parts")

@@ -16,7 +16,7 @@ from normhpc.record.lock import exclusive_lock
 
 NAME = ".normhpc-cache"
 
-READER = 1
+READER = 2
 """Version of the readers and of the files: a cache of another one is not used. Raised when either changes."""
 
 Mark = tuple[int, int, int]
@@ -50,18 +50,18 @@ class CacheFolder:
     def __init__(self, records: str | None) -> None:
         self.path = None if records is None else _writable_place(Path(records))
 
-    def read(self, name: str, checksum: int) -> bytearray | None:
-        """What :meth:`write` wrote, None when it is absent or has another checksum."""
+    def read(self, name: str, checksum: int, content: memoryview) -> bool:
+        """Fill ``content`` with what :meth:`write` wrote; False when it is absent, of another length or checksum."""
         if self.path is None:
-            return None
+            return False
         try:
             # not mapped into memory: a file that shrinks under a map kills the process
-            with (self.path / name).open("rb", buffering=0) as file:
-                content = bytearray(os.fstat(file.fileno()).st_size)
+            with (self.path / name).open("rb") as file:
+                whole = os.fstat(file.fileno()).st_size == content.nbytes
                 file.readinto(content)
         except OSError:
-            return None
-        return content if zlib.crc32(content) == checksum else None
+            return False
+        return whole and zlib.crc32(content) == checksum
 
     def read_head(self, name: str) -> bytes | None:
         """The content of a file that :meth:`write_head` wrote, None when it is absent or damaged."""

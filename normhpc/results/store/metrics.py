@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
-from pydantic_core import from_json
 
 from normhpc.results.store.folder import CacheFolder, Mark
 from normhpc.results.store.lines import LINE, Extent, Parsed, Shapes
@@ -37,22 +37,42 @@ class Wanted(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """The name of a segment, the number of its values, and the checksums of its two files."""
+    """The name of a segment, how many lines and values it has, and the checksums of its two files."""
 
     name: str
+    lines: int
     values: int
     lines_checksum: int
     values_checksum: int
 
 
 class Entry(NamedTuple):
-    """A run in the cache: the mark of its file, and where its lines and values begin in which segment."""
+    """A run in the cache: the mark of its file, where its lines and values begin in which segment, and how many they are.
 
-    mark: Mark
+    Flat, because ten thousand are made of what the manifest says whenever somebody looks.
+    """
+
+    name: str
+    size: int
+    modified_ns: int
+    inode: int
     segment: str
     line: int
     value: int
-    extent: Extent
+    lines: int
+    values: int
+    torn: int
+    keyless: int
+
+    @property
+    def mark(self) -> Mark:
+        """The mark of the file that was read."""
+        return self[1:4]
+
+    @property
+    def extent(self) -> Extent:
+        """How much the run has."""
+        return Extent(*self[7:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +132,7 @@ class MetricCache:
         self._loaded[segment] = parsed
         line = value = 0
         for run, mark, extent in zip(changed, marks, parsed.extents, strict=True):
-            self._entries[run.name] = Entry(mark, segment, line, value, extent)
+            self._entries[run.name] = Entry(run.name, *mark, segment, line, value, *extent)
             line += extent.lines
             value += extent.values
         seen = {run.name for run in runs}
@@ -122,7 +142,7 @@ class MetricCache:
         """The lines and values of ``entries``; stretches that lie together are taken at once, mostly all of them."""
         stretches: list[list[Any]] = []
         for entry in entries:
-            line, value = entry.line + entry.extent.lines, entry.value + entry.extent.values
+            line, value = entry.line + entry.lines, entry.value + entry.values
             last = stretches[-1] if stretches else None
             if last and last[0] == entry.segment and last[2] == entry.line and last[4] == entry.value:
                 last[2], last[4] = line, value
@@ -139,19 +159,19 @@ class MetricCache:
         if name in self._loaded or name not in self._segments:
             return
         segment = self._segments[name]
-        lines = self._folder.read(f"{name}.lines", segment.lines_checksum)
-        values = self._folder.read(f"{name}.values", segment.values_checksum)
-        if lines is not None and values is not None:
-            self._loaded[name] = Parsed(np.frombuffer(lines, LINE), np.frombuffer(values, _VALUE), [])
+        lines, values = np.empty(segment.lines, LINE), np.empty(segment.values, _VALUE)
+        if self._folder.read(f"{name}.lines", segment.lines_checksum, _bytes_of(lines)) and self._folder.read(
+            f"{name}.values", segment.values_checksum, _bytes_of(values)
+        ):
+            self._loaded[name] = Parsed(lines, values, [])
         else:
             del self._segments[name]
 
     def _read(self, content: bytes) -> None:
-        manifest = from_json(content)
+        manifest = orjson.loads(content)
         self.shapes = Shapes((split, tuple(names)) for split, names in manifest["shapes"])
         self._segments = {segment[0]: Segment(*segment) for segment in manifest["segments"]}
-        for name, mark, segment, line, value, extent in manifest["runs"]:
-            self._entries[name] = Entry((mark[0], mark[1], mark[2]), segment, line, value, Extent(*extent))
+        self._entries = {entry.name: entry for entry in map(Entry._make, manifest["runs"])}
 
     def _write(self, segment: str, directory: str, seen: set[str]) -> None:
         if self._folder.read_head(_MANIFEST) != self._found:
@@ -164,21 +184,22 @@ class MetricCache:
             and (name in seen or os.path.exists(f"{directory}/{name}"))  # noqa: PTH110
         }
         parsed = self._loaded[segment]
-        live = sum(entry.extent.values for entry in entries.values())
+        live = sum(entry.values for entry in entries.values())
         there = len(parsed.values) + sum(known.values for known in self._segments.values())
         if len(self._segments) >= _MOST_SEGMENTS or live < (1 - _MOST_DEAD) * there:
             parsed, entries = self._as_one(segment, entries)
             self._segments = {}
         self._segments[segment] = Segment(
             segment,
+            len(parsed.lines),
             len(parsed.values),
-            self._folder.write(f"{segment}.lines", parsed.lines.view(np.uint8).data),
-            self._folder.write(f"{segment}.values", parsed.values.view(np.uint8).data),
+            self._folder.write(f"{segment}.lines", _bytes_of(parsed.lines)),
+            self._folder.write(f"{segment}.values", _bytes_of(parsed.values)),
         )
         manifest = {
             "shapes": self.shapes.known,
             "segments": list(self._segments.values()),
-            "runs": [(name, *entry) for name, entry in entries.items()],
+            "runs": list(entries.values()),
         }
         self._folder.write_head(_MANIFEST, json.dumps(manifest, separators=(",", ":")).encode())
         kept = {f"{name}.{part}" for name in self._segments for part in ("lines", "values")}
@@ -195,6 +216,10 @@ class MetricCache:
         line = value = 0
         for name, entry in entries.items():
             moved[name] = entry._replace(segment=segment, line=line, value=value)
-            line += entry.extent.lines
-            value += entry.extent.values
+            line += entry.lines
+            value += entry.values
         return Parsed(lines, values, []), moved
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return array.view(np.uint8).data

@@ -5,6 +5,8 @@ threads run, or run the caller's script again. It gets a JSON list of paths on i
 of JSON and two arrays on its standard output. What a worker did not answer is read here.
 """
 
+import contextlib
+import io
 import itertools
 import json
 import os
@@ -12,16 +14,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from pydantic_core import from_json
+import orjson
+from numpy.typing import NDArray
 
 from normhpc.results.store.folder import Mark, without_garbage_collection
 from normhpc.results.store.lines import LINE, Extent, LineParser, Parsed, Shapes
 
-_WORTH_A_WORKER = 32_000_000
-"""Bytes that take longer to parse than a worker takes to start."""
+_WHILE_A_WORKER_STARTS = 64_000_000
+"""Bytes that are parsed while a worker starts, and hands over what it parsed: so many more are the caller's share."""
 _MOST_WORKERS = 8
 
 
@@ -34,35 +37,39 @@ class Read(NamedTuple):
 
 def read_files(paths: Sequence[str], size: int, shapes: Shapes) -> Read:
     """Parse the files at ``paths``, of ``size`` bytes together; forms of lines that are new are added to ``shapes``."""
-    workers = min(len(os.sched_getaffinity(0)), _MOST_WORKERS, size // _WORTH_A_WORKER)
-    if workers < 2:
+    processes = min(len(os.sched_getaffinity(0)), _MOST_WORKERS, 1 + size // (2 * _WHILE_A_WORKER_STARTS))
+    if processes < 2:
         return read_here(paths, shapes)
-    bounds = [len(paths) * number // workers for number in range(workers + 1)]
+    others = (size - _WHILE_A_WORKER_STARTS) / size / processes
+    bounds = [0, *(round(len(paths) * (1 - others * left)) for left in range(processes - 1, -1, -1))]
     shares = [paths[first:end] for first, end in itertools.pairwise(bounds)]
-    answers: list[bytes] = [b""] * len(shares)
+    answers: list[_Answer | None] = [None] * len(shares)
     threads = [
         threading.Thread(target=_ask, args=(share, number, answers)) for number, share in enumerate(shares[1:], 1)
     ]
     for thread in threads:
         thread.start()
-    parts = [read_here(shares[0], shapes)]
+    parser = LineParser(shapes)
+    marks = _parse(shares[0], parser)
     for number, thread in enumerate(threads, 1):
         thread.join()
-        parts.append(_understood(answers[number], shapes) or read_here(shares[number], shapes))
-        answers[number] = b""
-    return Read(
-        [mark for part in parts for mark in part.marks],
-        Parsed(
-            np.concatenate([part.parsed.lines for part in parts]),
-            np.concatenate([part.parsed.values for part in parts]),
-            [extent for part in parts for extent in part.parsed.extents],
-        ),
-    )
+        answer = answers[number]
+        if answer:
+            marks += [(mark[0], mark[1], mark[2]) for mark in answer.head["marks"]]
+            parser.append(_understood(answer, shapes))
+        else:
+            marks += _parse(shares[number], parser)
+    return Read(marks, parser.parsed())
 
 
 def read_here(paths: Sequence[str], shapes: Shapes) -> Read:
     """Parse the files at ``paths`` in this process; one that vanished is empty."""
     parser = LineParser(shapes)
+    return Read(_parse(paths, parser), parser.parsed())
+
+
+def _parse(paths: Sequence[str], parser: LineParser) -> list[Mark]:
+    """Give ``parser`` the files at ``paths``; the mark that each had before it was read."""
     marks: list[Mark] = []
     for path in paths:
         try:
@@ -74,33 +81,41 @@ def read_here(paths: Sequence[str], shapes: Shapes) -> Read:
             content = b""
             marks.append((-1, -1, -1))
         parser.add(content)
-    return Read(marks, parser.parsed())
+    return marks
 
 
-def _ask(paths: Sequence[str], number: int, answers: list[bytes]) -> None:
+class _Answer(NamedTuple):
+    """What a worker found, with its own numbers of the forms of lines, and what else it says."""
+
+    head: dict[str, Any]
+    lines: NDArray[np.void]
+    values: NDArray[np.float64]
+
+
+def _ask(paths: Sequence[str], number: int, answers: list[_Answer | None]) -> None:
     command = [sys.executable, "-m", "normhpc.results.store.reading"]
     try:
-        worker = subprocess.run(command, input=json.dumps(paths).encode(), capture_output=True, check=False)
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
         # no more processes are allowed
         return
-    if worker.returncode == 0:
-        answers[number] = worker.stdout
+    with worker, contextlib.suppress(OSError, ValueError):
+        asked, told = cast("io.BufferedWriter", worker.stdin), cast("io.BufferedReader", worker.stdout)
+        asked.write(json.dumps(paths).encode())
+        asked.close()
+        head = orjson.loads(told.readline())
+        # straight to where it stays: new memory costs more than parsing
+        found = _Answer(head, np.empty(head["lines"], LINE), np.empty(head["values"]))
+        got = [told.readinto(part.view(np.uint8).data) for part in found[1:]]
+        if got == [found.lines.nbytes, found.values.nbytes] and worker.wait() == 0:
+            answers[number] = found
 
 
-def _understood(answer: bytes, shapes: Shapes) -> Read | None:
+def _understood(answer: _Answer, shapes: Shapes) -> Parsed:
     """What a worker found, with the numbers that ``shapes`` has for its forms of lines."""
-    if not answer:
-        return None
-    end = answer.index(b"\n")
-    head = from_json(answer[:end])
-    lines_end = end + 1 + head["lines"] * LINE.itemsize
-    lines = np.frombuffer(answer, LINE, head["lines"], end + 1).copy()
-    values = np.frombuffer(answer, np.float64, head["values"], lines_end)
-    numbers = np.array([shapes.number(split, tuple(names)) for split, names in head["shapes"]], LINE["shape"])
-    lines["shape"] = numbers[lines["shape"]]
-    marks = [(mark[0], mark[1], mark[2]) for mark in head["marks"]]
-    return Read(marks, Parsed(lines, values, [Extent(*extent) for extent in head["extents"]]))
+    known = [shapes.number(split, tuple(names)) for split, names in answer.head["shapes"]]
+    answer.lines["shape"] = np.array(known, LINE["shape"])[answer.lines["shape"]]
+    return Parsed(answer.lines, answer.values, [Extent(*extent) for extent in answer.head["extents"]])
 
 
 @without_garbage_collection()

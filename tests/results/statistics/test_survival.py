@@ -3,6 +3,7 @@ import pytest
 import scipy.stats
 
 from normhpc.errors import InputError
+from normhpc.results.statistics.intervals import mean_of
 from normhpc.results.statistics.survival import TimeToTarget, kaplan_meier, restricted_mean, time_to_target
 
 # weeks in remission under 6-MP (Freireich et al. 1963), the example of Gehan 1965 and of textbooks since; + is censored
@@ -57,6 +58,12 @@ def test_without_censoring_the_restricted_mean_is_a_mean():
         found = restricted_mean(curve, horizon)
         assert found.mean == pytest.approx(np.minimum(durations, horizon).mean(), rel=1e-12)
         assert (found.n, found.reached, found.horizon, found.notes) == (5, 5, horizon, ())
+        if horizon == 2.0:
+            assert (found.low, found.high) == (None, None)
+        else:
+            plain = mean_of(np.minimum(durations, horizon))
+            assert found.low == pytest.approx(max(0, plain.low), rel=1e-12)
+            assert found.high == pytest.approx(min(horizon, plain.high), rel=1e-12)
 
 
 def test_censored_at_the_horizon_as_well():
@@ -73,9 +80,37 @@ def test_the_area_by_a_fine_sum():
     assert restricted_mean(curve, 30.0).mean == pytest.approx(heights.mean() * 30, rel=1e-9)
 
 
+def test_the_interval_by_greenwood_s_formula_in_plain_numbers():
+    found = restricted_mean(kaplan_meier(DURATIONS, REACHED), 30.0)
+    variance, survival = 0.0, 1.0
+    steps = []
+    for time in sorted({d for d, r in zip(DURATIONS, REACHED, strict=True) if r}):
+        at_risk = sum(d >= time for d in DURATIONS)
+        arrived = sum(d == time and r for d, r in zip(DURATIONS, REACHED, strict=True))
+        survival *= 1 - arrived / at_risk
+        steps.append((time, survival, arrived / (at_risk * (at_risk - arrived))))
+    ends = [time for time, _, _ in steps[1:]] + [30.0]
+    areas = [level * (end - time) for (time, level, _), end in zip(steps, ends, strict=True)]
+    variance = sum(sum(areas[place:]) ** 2 * steps[place][2] for place in range(len(steps)))
+    half = scipy.stats.t.ppf(0.975, 20) * np.sqrt(variance * 21 / 20)
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half), rel=1e-12)
+
+
+def test_the_interval_holds_the_true_mean():
+    rng = np.random.default_rng(3)
+    truth = 1 - np.exp(-1)
+    # exponential times, censored at random, watched until 1: the mean of min(time, 1) is 1 - 1/e
+    held = 0
+    for _ in range(2000):
+        times, ends = rng.exponential(1.0, 20), rng.uniform(0.8, 3.0, 20)
+        found = restricted_mean(kaplan_meier(np.minimum(times, ends), times <= ends), 1.0)
+        held += found.low <= truth <= found.high
+    assert held / 2000 == pytest.approx(0.95, abs=0.02)
+
+
 def test_what_never_arrives_has_the_horizon():
     found = restricted_mean(kaplan_meier([50.0, 60.0], [False, False]), 60.0)
-    assert (found.n, found.reached, found.mean, found.notes) == (2, 0, 60.0, ())
+    assert (found.n, found.reached, found.mean, found.low, found.notes) == (2, 0, 60.0, None, ())
     # a fast method whose runs ended sooner does not look fast
     found = restricted_mean(kaplan_meier([50.0, 60.0], [False, False]), 100.0)
     assert (found.mean, found.notes) == (100.0, ("no run lasted beyond 60: held flat from there to 100",))

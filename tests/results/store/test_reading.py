@@ -34,7 +34,7 @@ def plainly(read, shapes):
 
 @pytest.fixture
 def workers(monkeypatch):
-    monkeypatch.setattr(reading, "_WORTH_A_WORKER", 1)
+    monkeypatch.setattr(reading, "_WHILE_A_WORKER_STARTS", 1)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
 
 
