@@ -5,13 +5,14 @@ Torch is loaded last: what is wrong with a name or a folder is told before.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from normhpc.errors import InputError, NormhpcError, Problem, did_you_mean
-from normhpc.posthoc.kept import Finding, is_kept, keep, weights_digest
+from normhpc.posthoc.kept import Finding, WeightsFile, is_kept, keep, result_file, weights_digest
 from normhpc.posthoc.predict import Weights, weights_file
 from normhpc.record import RunFolder
 from normhpc.record.find import find_run
@@ -36,6 +37,26 @@ ANALYSES = (
 
 SAMPLED = ("misclassified", "saliency", "hessian", "loss_line", "corruption")
 """Analyses that ``--images`` is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for of each run. Plain values: a job on a cluster gets it as JSON."""
+
+    what: Sequence[str]
+    """Out of :data:`ANALYSES`, in the order in which they are done."""
+    images: int | None = None
+    """Of a sample; None for what each analysis takes by itself."""
+    device: str | None = None
+    """``cpu``, ``cuda`` or ``cuda:NUMBER``; None for a GPU where there is one."""
+    weights: Weights | None = None
+    """None for the best if the run kept them, else the last."""
+    since: str | None = None
+    """Results from before this time are made once more."""
+
+    def images_of(self, name: str) -> int | None:
+        """The number of images as far as it concerns the analysis ``name``."""
+        return self.images if name in SAMPLED else None
 
 
 def analyses_named(given: str) -> list[str]:
@@ -70,31 +91,39 @@ def runs_named(names: Sequence[str], runs: Path) -> list[RunFolder]:
     return list(found.values())
 
 
+def missing(folder: RunFolder, request: Request) -> list[str]:
+    """The analyses asked for of which the run has no result. Loads no torch; reads the weights where results are there.
+
+    Raises :class:`~normhpc.errors.InputError` for a run without weights.
+    """
+    weights = weights_file(folder, request.weights)
+    if not any(result_file(folder, name).is_file() for name in request.what):
+        return list(request.what)
+    return _missing(folder, request, weights_digest(weights))
+
+
+def _missing(folder: RunFolder, request: Request, weights: WeightsFile) -> list[str]:
+    def there(name: str) -> bool:
+        return is_kept(folder, name, weights, request.images_of(name), since=request.since)
+
+    return [name for name in request.what if not there(name)]
+
+
 def analyze(
-    folders: Sequence[RunFolder],
-    what: Sequence[str],
-    *,
-    load: "Load",
-    code: Mapping[str, Any],
-    console: Console,
-    images: int | None = None,
-    device: str | None = None,
-    weights: Weights | None = None,
-    again: bool = False,
+    folders: Sequence[RunFolder], request: Request, *, load: "Load", code: Mapping[str, Any], console: Console
 ) -> int:
-    """Compute and keep the analyses ``what`` of each run. Returns the exit code: 1 when one could not be computed.
+    """Compute and keep what is asked for of each run. Returns the exit code: 1 when something could not be computed.
 
     ``load`` gives the network of a run, ``code`` says which code this is. A result of the same weights and number of
-    ``images`` is kept as it is unless ``again``. What goes wrong with one run or analysis is told and does not
-    keep others from being done.
+    images is kept as it is. What goes wrong with one run or analysis is told and does not keep others from being done.
     """
-    check_device(device)
+    check_device(request.device)
     failed = False
     for folder in folders:
         try:
-            done = _analyze_run(folder, what, load, code, console, images, device, weights, again)
+            done = _analyze_run(folder, request, load, code, console)
         except NormhpcError as error:
-            _tell(console, folder, error)
+            tell(console, folder, error)
             done = False
         failed |= not done
     return 1 if failed else 0
@@ -114,23 +143,12 @@ def check_device(device: str | None) -> None:
         raise InputError(Problem(text, path="--device"))
 
 
-def _analyze_run(
-    folder: RunFolder,
-    what: Sequence[str],
-    load: "Load",
-    code: Mapping[str, Any],
-    console: Console,
-    images: int | None,
-    device: str | None,
-    weights: Weights | None,
-    again: bool,
-) -> bool:
-    """Whether all of ``what`` is there now."""
+def _analyze_run(folder: RunFolder, request: Request, load: "Load", code: Mapping[str, Any], console: Console) -> bool:
+    """Whether all that is asked for is there now."""
     info = folder.read_run()
-    file = weights_digest(weights_file(folder, weights))
-    asked = {name: images if name in SAMPLED else None for name in what}
-    wanted = [name for name in what if again or not is_kept(folder, name, file, asked[name])]
-    for name in what:
+    file = weights_digest(weights_file(folder, request.weights))
+    wanted = _missing(folder, request, file)
+    for name in request.what:
         if name not in wanted:
             console.print(f"{folder.path}: {name}: kept, of the same weights (--again computes it once more)")
     if not wanted:
@@ -146,18 +164,18 @@ def _analyze_run(
         "torch": torch.__version__,
         "created": timestamp(),
     }
-    subject = Subject(folder, info, file, load, console, about, images, device)
+    subject = Subject(folder, info, file, load, console, about, request.images, request.device)
     complete = True
     for name in wanted:
         began = time.monotonic()
         try:
             finding = _analysis(name)(subject)
-            place = keep(folder, name, finding, subject.provenance(asked[name]))
+            place = keep(folder, name, finding, subject.provenance(request.images_of(name)))
         except (NormhpcError, RuntimeError) as error:
             known = error if isinstance(error, NormhpcError) else _limit(name, error)
             if known is None:
                 raise
-            _tell(console, folder, known)
+            tell(console, folder, known)
             complete = False
             continue
         console.print(f"{folder.path}: {name}: {finding.headline} ({time.monotonic() - began:.1f} s): {place.name}")
@@ -202,7 +220,8 @@ def _limit(name: str, error: RuntimeError) -> NormhpcError | None:
     return None
 
 
-def _tell(console: Console, folder: RunFolder, error: NormhpcError) -> None:
+def tell(console: Console, folder: RunFolder, error: NormhpcError) -> None:
+    """Print what is wrong with a run, with its folder."""
     for line in str(error).splitlines():
         told = line if str(folder.path) in line else f"{folder.path}: {line}"
         console.print(f"error: {told}", soft_wrap=True)

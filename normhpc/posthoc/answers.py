@@ -10,11 +10,9 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 from normhpc.data import Split, in_memory
 from normhpc.errors import InputError
 from normhpc.posthoc.kept import Finding, is_kept, keep, result_file
+from normhpc.posthoc.parts import parts_of
 from normhpc.posthoc.subject import Subject
 from normhpc.record import read_summary
-
-_AT_ONCE = 5000
-"""Images in memory at a time, a multiple of the blocks of an evaluation, whose bits the logits are."""
 
 METHOD = (
     "Logits of the network in the precision and the blocks of the run's own evaluation: the bits that gave its "
@@ -55,7 +53,8 @@ def analyse(subject: Subject) -> Finding:
     values: dict[str, float] = {"test_loss": mean_nll(logits, labels)}
     if not subject.multiple:
         values["test_top1"] = float((logits.argmax(axis=1) == labels).mean())
-    headline = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    told = [f"{name} {value:.4f}" for name, value in values.items()]
+    headline = ", ".join([*told, f"n = {len(labels)} test images"])
     if subject.weights.path == subject.folder.checkpoint:
         final = (read_summary(subject.folder) or {}).get("final", {})
         values |= {f"recorded_{name}": final[name] for name in list(values) if isinstance(final.get(name), float)}
@@ -73,8 +72,8 @@ def analyse(subject: Subject) -> Finding:
 def _logits(subject: Subject, split: Split) -> NDArray[np.float32]:
     if not len(split):
         return np.zeros((0, subject.config.data.classes()), np.float32)
-    starts = range(0, len(split), _AT_ONCE)
-    parts = (in_memory(split, np.arange(start, min(len(split), start + _AT_ONCE))) for start in starts)
+    image_bytes = in_memory(split, np.arange(1)).images.nbytes
+    parts = (in_memory(split, places) for places in parts_of(len(split), image_bytes))
     blocks = (logits for part in parts for logits in subject.network.logits(part.images.numpy()))
     logits = torch.cat(list(subject.with_bar(blocks, "predicting", len(split), len))).numpy()
     if not np.isfinite(logits).all():

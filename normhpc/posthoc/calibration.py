@@ -185,20 +185,21 @@ def analyse(subject: Subject) -> Finding:
             "bins": BINS,
             "draws": DRAWS_OF_MANY_LABELS if subject.multiple else DRAWS,
         },
-        headline=_headline(values, len(answers.val_labels)),
+        headline=_headline(values, len(labels), len(answers.val_labels)),
         arrays=arrays,
     )
 
 
-def _headline(values: dict[str, float | None], val_images: int) -> str:
+def _headline(values: dict[str, float | None], images: int, val_images: int) -> str:
     heat = values["temperature"]
     if heat is not None:
-        fitted = f"temperature {heat:.3f}"
+        fitted = f"temperature {heat:.3f} (n = {val_images} val images)"
     elif val_images:
         fitted = f"no temperature is best on the {val_images} val images"
     else:
         fitted = "no val images to fit a temperature on"
     return (
-        f"ece {values['ece_equal_width']:.4f} (floor {values['ece_equal_width_floor']:.4f}), "
-        f"nll {values['nll']:.4f}, {fitted}"
+        f"ece {values['ece_equal_width']:.4f} (floor {values['ece_equal_width_floor']:.4f}, 95 % of it from "
+        f"{values['ece_equal_width_floor_low']:.4f} to {values['ece_equal_width_floor_high']:.4f}), "
+        f"nll {values['nll']:.4f}, n = {images} test images, {fitted}"
     )

@@ -6,6 +6,7 @@ Plain double backward passes, so that every layer with second derivatives can be
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ Mode = Literal["eval", "train"]
 Product = Callable[[Tensor], Tensor]
 """H v of a vector (P,) in float64."""
 
+GRAPH_BYTES = 4 * 2**30
+"""Room for the graphs that a :class:`Hessian` keeps on a processor."""
+
 _RANDOM_LAYERS = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "StochasticDepth", "DropPath")
 """Classes that leave parts out at random; those of torch carry the number of dimensions at their end."""
 
@@ -28,7 +32,10 @@ class Hessian:
     ``loss(logits, labels)`` is a mean over the images of a batch; batches are weighted by their numbers of images. In
     train mode each batch has its own statistics, dropout is off, and the buffers of ``model`` (running statistics)
     are put back before every pass, so that all products are with one matrix. ``tell`` is called for every product.
-    Use within :func:`mode_of`.
+    Use within :func:`mode_of`, with weights that do not change.
+
+    The graphs of the gradients of as many batches as fit into ``graph_bytes`` are kept from the first product on, and
+    save all others the way to the gradient. None: half of what is free on a GPU, elsewhere :data:`GRAPH_BYTES`.
     """
 
     def __init__(
@@ -37,9 +44,11 @@ class Hessian:
         batches: Sequence[tuple[Tensor, Tensor]],
         loss: Callable[[Tensor, Tensor], Tensor],
         tell: Callable[[], object] = lambda: None,
+        graph_bytes: int | None = None,
     ) -> None:
         self.model, self.batches, self.loss = model, batches, loss
-        self._tell = tell
+        self._tell, self._graph_bytes = tell, graph_bytes
+        self._graphs: dict[int, Sequence[Tensor]] = {}
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.sizes = [weight.numel() for weight in self.weights]
         self.images = sum(len(images) for images, _ in batches)
@@ -62,33 +71,50 @@ class Hessian:
         self._tell()
         parts = self._parts(vector)
         total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-        for share, gradients in self._gradients(create_graph=True):
+        kept = self._kept_batches
+        for number, (images, labels) in enumerate(self.batches):
+            gradients = self._graphs.get(number) or self._gradients(images, labels, create_graph=True)
+            if number < kept:
+                self._graphs[number] = gradients
             inner = torch.stack(
                 [(part * gradient).sum() for part, gradient in zip(parts, gradients, strict=True)]
             ).sum()
             if inner.requires_grad:
-                seconds = torch.autograd.grad(inner, self.weights, materialize_grads=True)
-                total += share * _flat(seconds)
+                seconds = torch.autograd.grad(inner, self.weights, retain_graph=number < kept, materialize_grads=True)
+                total += len(images) / self.images * _flat(seconds)
         return total
 
     def gradient(self) -> Tensor:
         """The gradient of the mean loss, (P,) in float64."""
         total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-        for share, gradients in self._gradients(create_graph=False):
-            total += share * _flat(gradients)
+        for images, labels in self.batches:
+            total += len(images) / self.images * _flat(self._gradients(images, labels, create_graph=False))
         return total
 
-    def _gradients(self, *, create_graph: bool) -> Iterator[tuple[float, Sequence[Tensor]]]:
-        """Of each batch its share of the images and the gradient of its mean loss, with the buffers as they were."""
-        for images, labels in self.batches:
-            with kept_buffers(self.model):
-                with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-                    torch.manual_seed(0)  # what is random in a pass must be the same in all
-                    loss = self.loss(self.model(images), labels)
-                yield (
-                    len(images) / self.images,
-                    torch.autograd.grad(loss, self.weights, create_graph=create_graph, materialize_grads=True),
-                )
+    def _gradients(self, images: Tensor, labels: Tensor, *, create_graph: bool) -> Sequence[Tensor]:
+        """The gradient of the mean loss of a batch, the buffers left as they were."""
+        with kept_buffers(self.model):
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(0)  # what is random in a pass must be the same in all
+                loss = self.loss(self.model(images), labels)
+            return torch.autograd.grad(loss, self.weights, create_graph=create_graph, materialize_grads=True)
+
+    @cached_property
+    def _kept_batches(self) -> int:
+        """The number of batches, the first ones, whose graphs are kept; as many as if all took what the first does."""
+        room = self._graph_bytes
+        if room is None:
+            room = torch.cuda.mem_get_info(self.device)[0] // 2 if self.device.type == "cuda" else GRAPH_BYTES
+        found: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+            return tensor.detach()  # the tensor itself would keep its graph alive
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self._gradients(*self.batches[0], create_graph=True)
+        return room // max(1, sum(found.values()))
 
     def _parts(self, vector: Tensor) -> list[Tensor]:
         pieces = zip(self.by_tensor(vector), self.weights, strict=True)
@@ -105,20 +131,24 @@ def _flat(parts: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Put the buffers of ``model``, such as running statistics, back as they were."""
+    """Copies in the place of the buffers of ``model``, such as running statistics, which stay as they are.
+
+    Not written back in place: a graph that has them must still be good for a backward pass.
+    """
     before = [
-        (module, name, buffer, buffer.clone())
+        (module, name, buffer)
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    copies = {buffer: buffer.clone() for _, _, buffer in before}
     try:
+        for module, name, buffer in before:
+            module._buffers[name] = copies[buffer]
         yield
     finally:
-        with torch.no_grad():
-            for module, name, buffer, value in before:
-                module._buffers[name] = buffer
-                buffer.copy_(value)
+        for module, name, buffer in before:
+            module._buffers[name] = buffer
 
 
 @contextmanager
@@ -191,28 +221,53 @@ class Trace(NamedTuple):
     """Estimates of the trace by random vectors."""
 
     mean: float
-    """(1/k) sum_i v_i^T H v_i (Hutchinson)."""
+    """Hutch++: tr(Q^T H Q) + (1/k) sum_i v_i^T (I - Q Q^T) H (I - Q Q^T) v_i."""
     standard_error: float
+    """Standard deviation of the terms of that sum / sqrt(k); the first part has no error."""
+    hutchinson: float
+    """(1/k) sum_i v_i^T H v_i, of the same vectors."""
+    hutchinson_standard_error: float
     """Standard deviation over the vectors / sqrt(k)."""
     seed_trace: float
-    """(1/k) sum_i sum_l |v_il^T (H v_i)_l|, l over the tensors of weights: no trace, see :func:`hutchinson`."""
+    """(1/k) sum_i sum_l |v_il^T (H v_i)_l|, l over the tensors of weights: no trace, see :func:`trace_of`."""
 
 
-def hutchinson(hessian: Hessian, vectors: int, generator: torch.Generator) -> Trace:
-    """The trace from ``vectors`` Rademacher vectors.
+def trace_of(hessian: Hessian, vectors: int, sketch: int, generator: torch.Generator) -> Trace:
+    """The trace by Hutchinson's estimate and by Hutch++ (Meyer et al. 2021, arXiv:2010.09649) of the same ``vectors``.
+
+    Q is an orthonormal basis of H S, S being ``sketch`` random vectors of their own: where a few eigenvalues are most of
+    the trace, Q holds them and what is left to chance is small. Since H Q is known, the terms of Hutch++ take no
+    product beside the H v_i: in all ``vectors + 2 sketch`` of them.
 
     ``seed_trace`` is what an earlier study printed as the trace: absolute values by tensor make it larger than the
     trace wherever a tensor's part is negative or noisy. Kept under its own name, to compare with that study alone.
     """
-    samples, absolute = [], []
+    columns = [hessian(rademacher(hessian.size, hessian.device, generator)) for _ in range(min(sketch, hessian.size))]
+    basis = torch.linalg.qr(torch.stack(columns, dim=1)).Q
+    images = torch.stack([hessian(column) for column in basis.T], dim=1)
+    inner = basis.T @ images
+    plain, rest, absolute = [], [], []
     for _ in range(vectors):
         vector = rademacher(hessian.size, hessian.device, generator)
-        parts = [part.sum() for part in hessian.by_tensor(vector * hessian(vector))]
-        inner = torch.stack(parts).cpu().numpy()
-        samples.append(inner.sum())
-        absolute.append(np.abs(inner).sum())
-    deviation = float(np.std(samples, ddof=1)) if vectors > 1 else float("nan")
-    return Trace(float(np.mean(samples)), deviation / vectors**0.5, float(np.mean(absolute)))
+        image = hessian(vector)
+        parts = torch.stack([part.sum() for part in hessian.by_tensor(vector * image)]).cpu().numpy()
+        plain.append(float(parts.sum()))
+        absolute.append(float(np.abs(parts).sum()))
+        within = basis.T @ vector
+        # (v - Q w)^T H (v - Q w), w = Q^T v
+        rest.append(plain[-1] - float(2 * (images @ within) @ vector - within @ inner @ within))
+    return Trace(
+        float(inner.trace()) + float(np.mean(rest)),
+        standard_error(rest),
+        float(np.mean(plain)),
+        standard_error(plain),
+        float(np.mean(absolute)),
+    )
+
+
+def standard_error(samples: Sequence[float] | NDArray[np.float64]) -> float:
+    """Of the mean of independent ``samples``; NaN for a single one."""
+    return float(np.std(samples, ddof=1) / len(samples) ** 0.5) if len(samples) > 1 else float("nan")
 
 
 class Quadrature(NamedTuple):

@@ -1,6 +1,7 @@
 """Whether the pixels that a map marks are those that a network's answer hangs on."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +22,10 @@ class Curves(NamedTuple):
     """What is left of each answer when q/16 of the pixels are replaced, q = 0 ... 16."""
 
     retention: NDArray[np.float64]
-    """(N, 17): 1 where the highest logit is still that of the same class."""
+    """(N, 17): 1 where the answer is still the same: the highest logit that of the same class, or of several labels
+    the logit of the class on the same side of 0. Neither changes when logits are divided by a temperature."""
     probability: NDArray[np.float64]
-    """(N, 17): softmax probability of that class."""
+    """(N, 17): probability of the class."""
 
 
 def area(curve: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -50,6 +52,7 @@ def removal(
     images: Tensor,
     places: Tensor,
     baseline: Tensor,
+    classes: Tensor,
     *,
     temperature: float,
     least_first: bool,
@@ -57,8 +60,9 @@ def removal(
 ) -> Curves:
     """Curves while pixels are replaced by those of ``baseline``, most important first, or ``least_first``.
 
-    ``images`` and ``baseline`` are (N, C, H, W), ``places`` (N, H, W) as :func:`ranks` gives them. Probabilities are the
-    softmax of the logits over ``temperature``, or with ``multiple`` labels the sigmoid of each.
+    ``images`` and ``baseline`` are (N, C, H, W), ``places`` (N, H, W) as :func:`ranks` gives them, ``classes`` (N,) what
+    the maps speak for. Probabilities are the softmax of the logits over ``temperature``, or with ``multiple`` labels the
+    sigmoid of each.
     """
     pixels = places[0].numel()
     order = pixels - 1 - places if least_first else places
@@ -68,26 +72,42 @@ def removal(
         for step in range(STEPS + 1):
             gone = order < round(step * pixels / STEPS)
             logits = answer(torch.where(gone[:, None], baseline, images)).float()
-            first = logits.argmax(dim=1) if first is None else first
-            retention.append((logits.argmax(dim=1) == first).double())
+            said = logits.gather(1, classes[:, None])[:, 0] >= 0 if multiple else logits.argmax(dim=1)
+            first = said if first is None else first
+            retention.append((said == first).double())
             scaled = logits.double() / temperature
             shares = scaled.sigmoid() if multiple else scaled.softmax(dim=1)
-            probability.append(shares.gather(1, first[:, None])[:, 0])
+            probability.append(shares.gather(1, classes[:, None])[:, 0])
     return Curves(*(torch.stack(part, dim=1).cpu().numpy() for part in (retention, probability)))
 
 
 class Faithfulness(NamedTuple):
-    """Areas of each of N images."""
+    """Curves of N images in both orders, and areas (N,) of them."""
 
-    srg_retention: NDArray[np.float64]
-    """Symmetric relevance gain: area of the retention, least important first, minus that of most important first."""
-    srg_probability: NDArray[np.float64]
-    deletion: NDArray[np.float64]
-    """Area of the probability, most important removed first."""
-    insertion: NDArray[np.float64]
-    """Area of the probability while the most important are put in first: that of least important removed first."""
-    curves: dict[str, NDArray[np.float64]]
-    """Mean curves (17,)."""
+    most: Curves
+    """The most important pixels are replaced first."""
+    least: Curves
+    """The least important pixels are replaced first."""
+
+    @property
+    def srg_retention(self) -> NDArray[np.float64]:
+        """Symmetric relevance gain: area of the retention, least important first, minus that of most important first."""
+        return area(self.least.retention) - area(self.most.retention)
+
+    @property
+    def srg_probability(self) -> NDArray[np.float64]:
+        """The same of the probability."""
+        return area(self.least.probability) - area(self.most.probability)
+
+    @property
+    def deletion(self) -> NDArray[np.float64]:
+        """Area of the probability, most important removed first."""
+        return area(self.most.probability)
+
+    @property
+    def insertion(self) -> NDArray[np.float64]:
+        """Area of the probability while the most important are put in first: that of least important removed first."""
+        return area(self.least.probability)
 
 
 def faithfulness(
@@ -95,6 +115,7 @@ def faithfulness(
     images: Tensor,
     maps: Tensor,
     baseline: Tensor,
+    classes: Tensor,
     generator: torch.Generator,
     temperature: float = 1.0,
     *,
@@ -102,22 +123,8 @@ def faithfulness(
 ) -> Faithfulness:
     """Of ``maps`` (N, H, W) of ``images``; see :func:`removal`."""
     places = ranks(maps, generator)
-    most, least = (
-        removal(answer, images, places, baseline, temperature=temperature, least_first=least_first, multiple=multiple)
-        for least_first in (False, True)
-    )
-    return Faithfulness(
-        area(least.retention) - area(most.retention),
-        area(least.probability) - area(most.probability),
-        area(most.probability),
-        area(least.probability),
-        {
-            "retention_most_first": most.retention.mean(axis=0),
-            "retention_least_first": least.retention.mean(axis=0),
-            "probability_most_first": most.probability.mean(axis=0),
-            "probability_least_first": least.probability.mean(axis=0),
-        },
-    )
+    remove = partial(removal, answer, images, places, baseline, classes, temperature=temperature, multiple=multiple)
+    return Faithfulness(remove(least_first=False), remove(least_first=True))
 
 
 def blurred(images: Tensor, sigma: float) -> Tensor:

@@ -1,5 +1,6 @@
-"""A split of shards whose images a network is asked about, some thousands in memory at a time."""
+"""A split of shards whose images a network is asked about, in parts that fit in memory."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,11 +10,9 @@ from numpy.typing import NDArray
 from normhpc.config.data import DataPart
 from normhpc.config.data import Shards as ShardsConfig
 from normhpc.errors import DataError, Problem
+from normhpc.posthoc.parts import parts_of
 from normhpc.shards import open_shards
 from normhpc.shards.index import INDEX_NAME
-
-_AT_ONCE = 5000
-"""A multiple of the blocks of an evaluation, whose bits the answers are."""
 
 
 class GivenShards:
@@ -38,9 +37,9 @@ class GivenShards:
 
     def blocks(self) -> Iterator[NDArray[np.generic]]:
         """Stored values (N, H, W, C) of all images, one part after another."""
-        for start in range(0, len(self), _AT_ONCE):
-            part = self._split.images.subset(np.arange(start, min(len(self), start + _AT_ONCE)))
-            yield part.everything().numpy()
+        images = self._split.images
+        for places in parts_of(len(self), math.prod(images.shape) * images.planes.dtype.itemsize):
+            yield images.subset(places).everything().numpy()
 
 
 def bands_of(data: DataPart) -> Sequence[str] | None:

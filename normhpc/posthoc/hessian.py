@@ -10,7 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from normhpc.posthoc.curvature import Hessian, Mode, hutchinson, kept_buffers, lanczos, mode_of, quadrature
+from normhpc.config import RunConfig
+from normhpc.config.training.optim import Sgd
+from normhpc.posthoc.curvature import (
+    Hessian,
+    Mode,
+    kept_buffers,
+    lanczos,
+    mode_of,
+    quadrature,
+    standard_error,
+    trace_of,
+)
 from normhpc.posthoc.kept import Finding
 from normhpc.posthoc.subject import SEED, Subject, mean_loss
 
@@ -20,11 +31,12 @@ TOP = 5
 STEPS = 40
 """Of Lanczos for the ends of the spectrum."""
 TRACE_VECTORS = 30
+TRACE_SKETCH = 10
+"""Vectors whose images span what Hutch++ computes without chance."""
 DENSITY_VECTORS, DENSITY_STEPS = 10, 20
-_PRODUCTS = STEPS + TRACE_VECTORS + DENSITY_VECTORS * DENSITY_STEPS
+_PRODUCTS = STEPS + TRACE_VECTORS + 2 * TRACE_SKETCH + DENSITY_VECTORS * DENSITY_STEPS
 SETTLED = 0.01
 """Largest residual, relative to its eigenvalue, of an eigenvalue that counts as found."""
-_EVAL_BATCH = 256
 _MODES: tuple[Mode, Mode] = ("eval", "train")
 
 METHOD = (
@@ -34,12 +46,16 @@ METHOD = (
     "statistics. train: statistics of each batch of as many images as the run's update sees at once, H the mean "
     "over these batches, dropout off, running statistics put back after each product; where the network answers the "
     "same in both modes, train repeats eval (modes_differ). lambda_max, top, lambda_min: Lanczos, every vector made "
-    "orthogonal to all others twice; residuals |Hu - theta u| / |theta| <= 0.01 count as settled. trace: "
-    "Hutchinson, Rademacher vectors, with its standard error. density: stochastic Lanczos quadrature, bells of a "
-    "hundredth of the range. seed_trace: (1/k) sum_i sum_l |v_il^T (H v_i)_l| over tensors l, the number that an "
-    "earlier study printed as the trace: an estimate of no trace. Networks whose norms make them scale-invariant "
-    "can have any lambda_max by the scale of their weights alone; lambda_max_times_squared_norm = lambda_max |w|^2, "
-    "w all trainable weights, does not change when all of w is scaled."
+    "orthogonal to all others twice; residuals |Hu - theta u| / |theta| <= 0.01 count as settled. trace: Hutch++ "
+    "(Meyer et al. 2021), tr(Q^T H Q) + mean of v^T (I - Q Q^T) H (I - Q Q^T) v, Q an orthonormal basis of the "
+    "images of 10 random vectors, v 30 Rademacher vectors, with the standard error of that mean. trace_hutchinson: "
+    "mean of v^T H v over the same v, with its own. density: stochastic Lanczos quadrature, bells of a hundredth of "
+    "the range. seed_trace: (1/k) sum_i sum_l |v_il^T (H v_i)_l| over tensors l, the number that an earlier study "
+    "printed as the trace: an estimate of no trace. Networks whose norms make them scale-invariant can have any "
+    "lambda_max by the scale of their weights alone; lambda_max_times_squared_norm = lambda_max |w|^2, w all "
+    "trainable weights, does not change when all of w is scaled. lambda_max_times_lr: with the peak of the learning "
+    "rate, for SGD alone; with momentum b the rate of gradient descent with the same limit, lr / (1 + b) (Nesterov: "
+    "lr (1 + 2b) / (1 + b)). Above 2 a quadratic loss of that curvature would grow at that rate."
 )
 
 
@@ -51,7 +67,7 @@ def measured(
     start = torch.randn(hessian.size, dtype=torch.float64, generator=generator).to(hessian.device)
     ends = lanczos(hessian, start, steps)
     top, residuals = ends.values[::-1][:TOP], ends.residuals[::-1][:TOP]
-    trace = hutchinson(hessian, TRACE_VECTORS, generator)
+    trace = trace_of(hessian, TRACE_VECTORS, TRACE_SKETCH, generator)
     nodes = quadrature(hessian, DENSITY_VECTORS, DENSITY_STEPS, generator)
     size = hessian.size
     first, second = size * nodes.moments(1), size * nodes.moments(2)
@@ -64,8 +80,10 @@ def measured(
         "lambda_min_relative_residual": ends.residuals[0] / abs(ends.values[0]),
         "trace": trace.mean,
         "trace_standard_error": trace.standard_error,
+        "trace_hutchinson": trace.hutchinson,
+        "trace_hutchinson_standard_error": trace.hutchinson_standard_error,
         "trace_from_density": first.mean(),
-        "trace_from_density_standard_error": _error(first),
+        "trace_from_density_standard_error": standard_error(first),
         "frobenius": second.mean() ** 0.5,
         "seed_trace": trace.seed_trace,
         "seed_trace_per_weight": trace.seed_trace / size,
@@ -74,7 +92,7 @@ def measured(
         "gradient_norm": float(hessian.gradient().norm()),
         "products": hessian.products,
     }
-    values["checks"] = checks(values, size, _error(second))
+    values["checks"] = checks(values, size, standard_error(second))
     grid, density = nodes.density()
     arrays = {
         "ritz_values": ends.values,
@@ -90,7 +108,7 @@ def measured(
 def checks(values: Mapping[str, Any], size: int, squared_frobenius_error: float) -> dict[str, bool]:
     """Whether numbers found in different ways agree.
 
-    traces: Hutchinson's and that of the density within 3 standard errors of both. largest: lambda_max^2 at most |H|_F^2
+    traces: that of Hutch++ and that of the density within 3 standard errors of both. largest: lambda_max^2 at most |H|_F^2
     and 3 of its standard errors. order: trace >= lambda_max + (P - 1) lambda_min, less 3 standard errors. settled:
     residuals of lambda_max and lambda_min are small.
     """
@@ -105,8 +123,26 @@ def checks(values: Mapping[str, Any], size: int, squared_frobenius_error: float)
     }
 
 
-def _error(samples: NDArray[np.float64]) -> float:
-    return float(np.std(samples, ddof=1) / len(samples) ** 0.5)
+def eval_batch(device: torch.device) -> int:
+    """Images in a pass of evaluation mode, where their number changes nothing but the time.
+
+    On a processor few: twice the time goes by with 512, whose tensors are fresh pages every time.
+    """
+    return 256 if device.type == "cuda" else 64
+
+
+def stability_rate(config: RunConfig) -> float | None:
+    """The rate of plain gradient descent that is stable up to the same curvature as the run's SGD at its peak rate.
+
+    On a quadratic loss gradient descent of rate r diverges where the curvature is above 2/r, with momentum b above
+    (2 + 2b)/r, with Nesterov's above (2 + 2b)/(r (1 + 2b)) (Cohen et al. 2021, arXiv:2103.00065). None for other
+    optimizers, whose limit is one of their preconditioned Hessian.
+    """
+    optim = config.optim
+    if not isinstance(optim, Sgd):
+        return None
+    rate = optim.lr * (config.batch_size / optim.lr_batch_size if optim.lr_batch_size else 1)
+    return rate * (1 + 2 * optim.momentum if optim.nesterov else 1) / (1 + optim.momentum)
 
 
 def modes_differ(model: nn.Module, images: Tensor, batch: int) -> bool:
@@ -134,7 +170,7 @@ def analyse(subject: Subject) -> Finding:
     images, labels = subject.normalized(train, rows)
     values: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {"rows": rows}
-    modes: tuple[tuple[Mode, int], ...] = (("eval", _EVAL_BATCH), ("train", update))
+    modes: tuple[tuple[Mode, int], ...] = (("eval", eval_batch(subject.device)), ("train", update))
     sees_batches = modes_differ(subject.model, images, update)
     size = 0
     for mode, batch in modes:
@@ -146,6 +182,8 @@ def analyse(subject: Subject) -> Finding:
         with closing(bar), mode_of(subject.model, mode):
             hessian = Hessian(subject.model, parts, mean_loss, tell=partial(next, bar, None))
             values[mode], found = measured(hessian)
+        rate = stability_rate(subject.config)
+        values[mode]["lambda_max_times_lr"] = None if rate is None else values[mode]["lambda_max"] * rate
         size = hessian.size
         arrays |= {f"{mode}_{name}": array for name, array in found.items()}
     values["train"]["batch_images"] = min(update, count)
@@ -156,7 +194,9 @@ def analyse(subject: Subject) -> Finding:
         units={
             "lambda_max": "nats per squared weight",
             "trace": "nats per squared weight, summed over the weights",
+            "trace_hutchinson": "nats per squared weight, summed over the weights",
             "lambda_max_times_squared_norm": "nats",
+            "lambda_max_times_lr": "1",
             "seed_trace_per_weight": "nats per squared weight",
         },
         n={
@@ -164,6 +204,7 @@ def analyse(subject: Subject) -> Finding:
             "weights": size,
             "lanczos_steps": STEPS,
             "trace_vectors": TRACE_VECTORS,
+            "trace_sketch": TRACE_SKETCH,
             "density_vectors": DENSITY_VECTORS,
             "density_steps": DENSITY_STEPS,
         },
@@ -177,5 +218,6 @@ def _headline(mode: str, values: Mapping[str, Any]) -> str:
     told = f"checks failed: {', '.join(failed)}" if failed else "checks hold"
     return (
         f"{mode} lambda_max {values['lambda_max']:.4g}, "
-        f"trace {values['trace']:.4g} +- {values['trace_standard_error']:.2g}, {told}"
+        f"trace {values['trace']:.4g} +- {values['trace_standard_error']:.2g} by Hutch++ "
+        f"({values['trace_hutchinson']:.4g} +- {values['trace_hutchinson_standard_error']:.2g} by Hutchinson), {told}"
     )

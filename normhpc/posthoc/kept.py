@@ -69,15 +69,18 @@ def result_file(folder: RunFolder, what: str, suffix: str = ".json") -> Path:
     return folder.path / FOLDER / f"{what}{suffix}"
 
 
-def is_kept(folder: RunFolder, what: str, weights: WeightsFile, images: int | None) -> bool:
-    """Whether a whole result of these weights, asked for with as many ``images``, is there."""
+def is_kept(
+    folder: RunFolder, what: str, weights: WeightsFile, images: int | None, *, since: str | None = None
+) -> bool:
+    """Whether a whole result of these weights, asked for with as many ``images``, is there; made ``since`` then."""
     try:
         content = read_json(result_file(folder, what))
         asked = (content["weights"]["sha256"], content["images_asked"])
         files = [folder.path / FOLDER / name for name in content["files"]]
+        late = since is None or content["created"] >= since
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return asked == (weights.sha256, images) and all(file.is_file() for file in files)
+    return late and asked == (weights.sha256, images) and all(file.is_file() for file in files)
 
 
 def keep(folder: RunFolder, what: str, finding: Finding, about: Mapping[str, Any]) -> Path:

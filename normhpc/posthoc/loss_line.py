@@ -13,15 +13,17 @@ from normhpc.posthoc.subject import SEED, Subject, mean_loss
 
 IMAGES = 1024
 REACH, POINTS = 0.5, 21
+LINES = 5
+"""Random directions."""
 _BATCH = 256
 
 METHOD = (
     "Mean loss (cross entropy, or binary cross entropy as a mean over classes) over a fixed sample of training "
     "images without augmentation, in evaluation mode (running statistics stay), fp32, at w + t d, t from -0.5 to "
-    "0.5. random: d normal, seeded, scaled so that each filter (first index of a weight) is as long as that of w; 0 "
-    "for biases and other vectors (Li et al. 2018, arXiv:1712.09913), so t is the relative change of each filter. "
-    "gradient: d = -g |w| / |g|, g the gradient of the same loss, so t is the relative change of w, downhill for t "
-    "> 0."
+    "0.5. random: means over 5 lines, random_std their standard deviations (n - 1), d normal, seeded, scaled so "
+    "that each filter (first index of a weight) is as long as that of w; 0 for biases and other vectors (Li et al. "
+    "2018, arXiv:1712.09913), so t is the relative change of each filter. gradient: d = -g |w| / |g|, g the "
+    "gradient of the same loss, so t is the relative change of w, downhill for t > 0."
 )
 
 
@@ -59,7 +61,7 @@ def losses_along(hessian: Hessian, direction: list[Tensor], distances: Iterable[
 
 
 def analyse(subject: Subject) -> Finding:
-    """Losses along a random direction and along the gradient."""
+    """Losses along random directions and along the gradient."""
     train = subject.data.train
     rows = subject.sample(train, subject.count(IMAGES, len(train)))
     images, labels = subject.normalized(train, rows)
@@ -71,37 +73,38 @@ def analyse(subject: Subject) -> Finding:
         gradient = line.gradient()
         length = sum(float(weight.detach().double().square().sum()) for weight in line.weights) ** 0.5
         downhill = -gradient * (length / max(float(gradient.norm()), 1e-300))
+        generator = torch.Generator().manual_seed(SEED)
         directions = {
-            "random": filter_normalized(line.weights, torch.Generator().manual_seed(SEED)),
-            "gradient": [
-                part.view_as(weight).to(weight.dtype)
-                for part, weight in zip(line.by_tensor(downhill), line.weights, strict=True)
-            ],
+            f"random line {number}": filter_normalized(line.weights, generator) for number in range(1, LINES + 1)
         }
+        directions["gradient"] = [
+            part.view_as(weight).to(weight.dtype)
+            for part, weight in zip(line.by_tensor(downhill), line.weights, strict=True)
+        ]
         for name, direction in directions.items():
-            told = subject.with_bar(distances.tolist(), f"loss along the {name} line", POINTS)
+            told = subject.with_bar(distances.tolist(), f"loss along the {name}", POINTS)
             found[name] = losses_along(line, direction, told)
-    middle = POINTS // 2
+    gradients = found.pop("gradient")
+    lines = np.stack(list(found.values()))
+    loss = float(gradients[POINTS // 2])
+    rises = np.array([np.interp([-0.1, 0.1], distances, own).mean() - loss for own in lines])
     values = {
         "t": distances,
-        "loss": float(found["random"][middle]),
-        "random": found["random"],
-        "gradient": found["gradient"],
-        "random_rise_at_0.1": float(
-            np.interp([-0.1, 0.1], distances, found["random"]).mean() - found["random"][middle]
-        ),
+        "loss": loss,
+        "random": lines.mean(axis=0),
+        "random_std": lines.std(axis=0, ddof=1),
+        "gradient": gradients,
+        "random_rise_at_0.1": float(rises.mean()),
+        "random_rise_at_0.1_std": float(rises.std(ddof=1)),
     }
     return Finding(
         method=METHOD,
         values=values,
-        units={
-            "t": "relative change",
-            "loss": "nats",
-            "random": "nats",
-            "gradient": "nats",
-            "random_rise_at_0.1": "nats",
-        },
-        n={"train_images": len(rows), "points": POINTS},
-        headline=f"loss {values['loss']:.4g}, rises by {values['random_rise_at_0.1']:.4g} at a relative change of 0.1",
-        arrays={"rows": rows, "t": distances, **found},
+        units=dict.fromkeys(values, "nats") | {"t": "relative change"},
+        n={"train_images": len(rows), "points": POINTS, "random_lines": LINES},
+        headline=(
+            f"loss {loss:.4g}, rises by {rises.mean():.4g} (standard deviation {rises.std(ddof=1):.2g} over {LINES} "
+            "random lines) at a relative change of 0.1"
+        ),
+        arrays={"rows": rows, "t": distances, "random": lines, "gradient": gradients},
     )

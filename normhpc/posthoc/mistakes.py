@@ -8,21 +8,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from normhpc.posthoc.answers import answers_of, probabilities
+from normhpc.posthoc.answers import answers_of
 from normhpc.posthoc.kept import Finding
-from normhpc.posthoc.pictures import grid, shown
+from normhpc.posthoc.pictures import grid, shown, thumbnail
 from normhpc.posthoc.subject import Subject
+from normhpc.results.predictions import PICTURE_SIDE, answered
 
 SHOWN = 40
 """Mistakes in the picture."""
 COLUMNS = 8
+
+MOST_BYTES = 1_000_000
+"""For the images that are kept, small and without compression."""
+_AT_ONCE = 32
+"""Images in memory at their full size."""
 
 METHOD = (
     "One label: an image is wrong when its label does not have the highest logit (ties: the class of the lower "
     "number); confidence is the softmax probability of the predicted class. Several labels: a class is predicted "
     "where its logit is at least 0; a false positive is predicted and not a label, its confidence is the sigmoid "
     "probability p; a false negative is a label and not predicted, its confidence is 1 - p. Most confident first, "
-    "then by row. consistency over seeds and norms: join the tables of several runs by row."
+    "then by row. misclassified.npz: rows, and their images (M, H, W, 3) as the picture shows them, of sides of at most "
+    "64 pixels, as many of the first as fit into 1 MB. consistency over seeds and norms: normhpc report."
 )
 
 
@@ -39,9 +46,7 @@ def mistakes(
     logits: NDArray[np.floating], labels: NDArray[np.int64], rows: NDArray[np.int64], classes: Sequence[str]
 ) -> list[Mistake]:
     """Mistakes on images of one label, of ``logits`` (N, outputs) and ``labels`` (N,), in order."""
-    shares = probabilities(logits, multiple=False)
-    predicted = logits.argmax(axis=1)
-    confidence = shares[np.arange(len(labels)), predicted]
+    predicted, confidence = answered(logits, labels)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.lexsort((rows[wrong], -confidence[wrong]))]
     names = [*classes, *map(str, range(len(classes), logits.shape[1]))]
@@ -52,10 +57,7 @@ def label_mistakes(
     logits: NDArray[np.floating], labels: NDArray[np.int64], rows: NDArray[np.int64], classes: Sequence[str]
 ) -> list[Mistake]:
     """False positives and negatives of images of several labels, of ``logits`` (N, K or more), ``labels`` (N, K)."""
-    logits = logits[:, : labels.shape[1]]
-    shares = probabilities(logits, multiple=True)
-    predicted = logits >= 0
-    confidence = np.where(predicted, shares, 1 - shares)
+    predicted, confidence = answered(logits, labels)
     image, label = np.nonzero(predicted != (labels == 1))
     ordered = np.lexsort((label, rows[image], -confidence[image, label]))
     return [
@@ -94,9 +96,22 @@ def analyse(subject: Subject) -> Finding:
         units={"error": "share", "mistakes": "labels of images" if subject.multiple else "images"},
         n={"test_images": count, "shown": len(first)},
         headline=headline,
+        arrays=_kept_images(subject, found),
         pictures={"": grid(pictures, captions, COLUMNS)} if first else {},
         table=_table(found, "class,mistake" if subject.multiple else "true,predicted"),
     )
+
+
+def _kept_images(subject: Subject, found: Sequence[Mistake]) -> dict[str, NDArray[np.generic]]:
+    """``rows`` (M,) and ``images`` (M, H, W, 3) of the first mistakes, small; nothing where there are none."""
+    rows = np.array(list(dict.fromkeys(one.row for one in found)), np.int64)
+    images: list[NDArray[np.uint8]] = []
+    most = len(rows)
+    while len(images) < most:
+        part = rows[len(images) : min(most, len(images) + _AT_ONCE)]
+        images += [thumbnail(pixels, PICTURE_SIDE) for pixels in subject.pictures(subject.data.test, part)]
+        most = min(most, max(1, MOST_BYTES // images[0].nbytes))
+    return {"rows": rows[:most], "images": np.stack(images[:most])} if most else {}
 
 
 def _table(found: Sequence[Mistake], middle: str) -> str:

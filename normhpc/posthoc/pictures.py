@@ -23,8 +23,8 @@ _RED_GREEN_BLUE = ("B04", "B03", "B02")
 def to_look_at(data: ImageData, config: DataPart, split: Split, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """(N, H, W, C) of the given rows: what is cut from the images for evaluation, its bytes as they are stored.
 
-    Values of more than 8 bits are shown from 0 to two deviations above the mean of their channel, of satellite
-    images red, green and blue where they have these bands.
+    Values of more than 8 bits are shown from 0 to two deviations above the mean of their channel, floats from two
+    deviations below it on; of satellite images red, green and blue where they have these bands.
     """
     stored = in_memory(split, rows).images
     if isinstance(config, Shards) and config.crop is not None:
@@ -32,8 +32,11 @@ def to_look_at(data: ImageData, config: DataPart, split: Split, rows: NDArray[np
         stored = stored[:, top : top + config.crop, left : left + config.crop]
     if stored.dtype == torch.uint8:
         return stored.numpy()
-    white = [data.unit * (mean + 2 * std) or 1.0 for mean, std in zip(data.mean, data.std, strict=True)]
-    shares = values(stored, torch.float32).div_(torch.tensor(white)).clamp_(0, 1)
+    moments = torch.tensor([data.mean, data.std], dtype=torch.float64) * data.unit
+    black = moments[0] - 2 * moments[1] if stored.is_floating_point() else torch.zeros_like(moments[0])
+    span = moments[0] + 2 * moments[1] - black
+    span[span == 0] = 1.0
+    shares = values(stored, torch.float32).sub_(black.float()).div_(span.float()).clamp_(0, 1)
     bands = (config.bands if isinstance(config, Shards) else None) or ()
     if set(_RED_GREEN_BLUE) <= set(bands):
         shares = shares[..., [bands.index(band) for band in _RED_GREEN_BLUE]]
@@ -46,6 +49,14 @@ def shown(pixels: NDArray[np.uint8]) -> Image.Image:
         grey = np.round(pixels.mean(axis=2)).astype(np.uint8)
         pixels = np.repeat(grey[:, :, None], 3, axis=2)
     return Image.fromarray(pixels)
+
+
+def thumbnail(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """What is :func:`shown` of (H, W, C) stored values as (h, w, 3), made smaller where a side has more than ``side``."""
+    picture = shown(pixels)
+    factor = min(1.0, side / max(picture.size))
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return np.asarray(picture.resize(size, Image.Resampling.BOX))
 
 
 def heat(values: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from normhpc.posthoc.given_images import GivenImages, read_given
 from normhpc.posthoc.given_shards import GivenShards, is_split
 from normhpc.posthoc.progress import with_bar
 from normhpc.record import RunFolder, RunInfo, read_status
+from normhpc.record.state import SEALED
 
 if TYPE_CHECKING:
     import torch
@@ -91,9 +92,10 @@ def weights_file(folder: RunFolder, weights: Weights | None) -> Path:
         return folder.best
     if not folder.checkpoint.is_file():
         state = read_status(folder).state
-        raise InputError(
-            f"{folder.checkpoint}: not there, the run is {state} and has no weights; train it: normhpc train {folder.path}"
-        )
+        # training refuses a run that has its result
+        remedy = f"put them back, or delete {folder.path} and launch the sweep again"
+        remedy = remedy if state in SEALED else f"train it: normhpc train {folder.path}"
+        raise InputError(f"{folder.checkpoint}: not there, the run is {state} and has no weights; {remedy}")
     return folder.checkpoint
 
 

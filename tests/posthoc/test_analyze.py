@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from sklearn.metrics import confusion_matrix, log_loss
 from support.launches import normhpc
+from support.sharded import BANDS, config, make_shards
 from support.trainings import TINY, new_run
 
 from normhpc import data as image_data
 from normhpc import models
+from normhpc.data import order
 from normhpc.files import read_json
-from normhpc.posthoc import similarity
+from normhpc.posthoc import corruption, mistakes, saliency, similarity
 from normhpc.posthoc.analyze import ANALYSES, analyses_named
 from normhpc.posthoc.kept import finite, weights_digest
+from normhpc.posthoc.saliency import answers_to_explain
+from normhpc.posthoc.subject import SEED
 from normhpc.record import RunFolder
 from normhpc.train import run
 from normhpc.train.trained import load_trained
@@ -86,6 +91,15 @@ def test_a_line_is_told_of_each(digits: RunFolder) -> None:
     assert all(line.startswith(f"{digits.path}: ") for line in lines)
 
 
+def test_lines_say_over_how_many_images(digits: RunFolder) -> None:
+    told = dict(line.split(": ")[1:3] for line in (digits.path / "told").read_text().splitlines())
+    assert "n = 360 test images" in told["predictions"]
+    assert "n = 360 test images" in told["calibration"]
+    assert "by Hutch++" in told["hessian"]
+    assert "by Hutchinson" in told["hessian"]
+    assert "over 5 random lines" in told["loss_line"]
+
+
 def test_predictions_are_those_of_the_recorded_evaluation(digits: RunFolder) -> None:
     found, kept = result(digits, "predictions"), arrays(digits, "predictions")
     final = read_json(digits.summary)["final"]
@@ -122,6 +136,31 @@ def test_mistakes_derive_from_the_predictions(digits: RunFolder) -> None:
         first = np.asarray(picture)[4 : 4 + 128 : 16, 4 : 4 + 128 : 16]
     pixels = image_data.load(digits.read_run().config.data).test.images.numpy()[int(rows[0]["row"])]
     assert np.array_equal(first, np.repeat(pixels, 3, axis=2))
+
+
+def test_images_of_mistakes_are_kept_as_they_are_shown(digits: RunFolder) -> None:
+    kept = arrays(digits, "misclassified")
+    with (digits.path / "posthoc" / "misclassified.csv").open(newline="") as lines:
+        rows = [int(row["row"]) for row in csv.DictReader(lines)]
+    stored = image_data.load(digits.read_run().config.data).test.images.numpy()
+    assert kept["rows"].tolist() == rows
+    assert np.array_equal(kept["images"], np.repeat(stored[rows], 3, axis=3))
+    assert "misclassified.npz" in result(digits, "misclassified")["files"]
+
+
+def test_images_of_mistakes_that_are_kept_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = trained(
+        tmp_path / "run", TINY, {"data": {**TINY["data"], "test_images": 40, "multi_label": True}, "loss": "bce"}
+    )
+    monkeypatch.setattr(mistakes, "MOST_BYTES", 9 * 8 * 8 * 3 + 100)
+    monkeypatch.setattr(mistakes, "_AT_ONCE", 4)
+    assert normhpc("analyze", folder.path, "--what", "misclassified").code == 0
+    with (folder.path / "posthoc" / "misclassified.csv").open(newline="") as lines:
+        rows = list(dict.fromkeys(int(row["row"]) for row in csv.DictReader(lines)))
+    kept = arrays(folder, "misclassified")
+    assert len(rows) > 9
+    assert kept["rows"].tolist() == rows[:9]
+    assert kept["images"].shape == (9, 8, 8, 3)
 
 
 def test_confusion_and_calibration_derive_from_the_predictions(digits: RunFolder) -> None:
@@ -162,7 +201,9 @@ def test_curvature_of_both_modes(digits: RunFolder) -> None:
     for mode in ("eval", "train"):
         assert values[mode]["checks"]["order"] is True
         assert values[mode]["lambda_max"] == values[mode]["top"][0] > 0
-        assert values[mode]["seed_trace"] != values[mode]["trace"]
+        assert values[mode]["seed_trace"] != values[mode]["trace"] != values[mode]["trace_hutchinson"]
+        # SGD at 0.1 with momentum 0.9, as by default
+        assert values[mode]["lambda_max_times_lr"] == pytest.approx(values[mode]["lambda_max"] * 0.1 / 1.9)
         assert values[mode]["seed_trace_per_weight"] == values[mode]["seed_trace"] / found["n"]["weights"]
     assert len(arrays(digits, "hessian")["rows"]) == 64
 
@@ -170,7 +211,16 @@ def test_curvature_of_both_modes(digits: RunFolder) -> None:
 def test_lines_of_loss_pass_through_the_loss(digits: RunFolder) -> None:
     values = result(digits, "loss_line")["values"]
     assert values["t"][10] == 0
-    assert values["random"][10] == values["gradient"][10] == values["loss"]
+    assert values["random"][10] == pytest.approx(values["loss"], rel=1e-12)
+    assert values["gradient"][10] == values["loss"]
+    lines = arrays(digits, "loss_line")["random"]
+    assert lines.shape == (5, 21)
+    assert np.all(lines[:, 10] == values["loss"])
+    assert values["random"] == pytest.approx(lines.mean(axis=0).tolist())
+    assert values["random_std"] == pytest.approx(lines.std(axis=0, ddof=1).tolist(), abs=1e-12)
+    rises = (lines[:, 8] + lines[:, 12]) / 2 - values["loss"]
+    assert values["random_rise_at_0.1"] == pytest.approx(rises.mean())
+    assert values["random_rise_at_0.1_std"] == pytest.approx(rises.std(ddof=1)) != 0
     # downhill along the gradient, for a small step
     assert values["gradient"][11] < values["gradient"][9]
 
@@ -179,25 +229,61 @@ def test_corruptions_are_those_of_the_network(digits: RunFolder) -> None:
     values = result(digits, "corruption")["values"]
     kept = arrays(digits, "predictions")
     assert values["clean_error"] == (kept["logits"].argmax(axis=1) != kept["labels"])[:96].mean()
-    errors = np.array(list(values["error_by_severity"].values()))
-    assert errors.shape == (4, 5)
-    assert values["mean_corruption_error"] == pytest.approx(errors.mean())
-    assert values["relative_mean_corruption_error"] == pytest.approx(errors.mean() - values["clean_error"])
+    for own in (values, values["test_batch_statistics"]):
+        errors = np.array([own["error_by_severity"][name] for name in own["in_mean"]])
+        assert errors.shape == (9, 5)
+        assert set(own["error_by_severity"]) - set(own["in_mean"]) == {"speckle_noise", "gaussian_blur", "saturate"}
+        assert own["mean_corruption_error"] == pytest.approx(errors.mean())
+        assert own["relative_mean_corruption_error"] == pytest.approx(errors.mean() - own["clean_error"])
+
+
+def test_statistics_of_test_batches_are_another_predictor(digits: RunFolder) -> None:
+    found = result(digits, "corruption")
+    # 96 images in batches of equal size, at most the 64 of training
+    assert found["n"]["test_batch_images"] == 48
+    network = load_trained(digits, digits.read_run(), digits.checkpoint, "cpu")
+    split = image_data.load(digits.read_run().config.data).test
+    rows = torch.from_numpy(order(96, SEED, epoch=0))
+    network.model.train()
+    logits = torch.cat(list(network.logits(split.images.numpy()[:96][rows], 48)))
+    error = float((logits.argmax(1) != split.labels[:96][rows]).double().mean())
+    assert found["values"]["test_batch_statistics"]["clean_error"] == error
+    told = (digits.path / "told").read_text()
+    assert "; with statistics of the test batch mean corruption error " in told
+    assert "n = 96 test images" in told
 
 
 def test_saliency_is_over_the_images_asked_for(digits: RunFolder) -> None:
     found, kept = result(digits, "saliency"), arrays(digits, "saliency")
-    predictions = arrays(digits, "predictions")
-    assert np.array_equal(kept["predicted"], predictions["logits"].argmax(axis=1)[:96])
-    assert found["values"]["srg_retention"] == pytest.approx(kept["srg_retention"].mean())
-    right = predictions["labels"][:96] == kept["predicted"]
-    assert found["n"]["right"] == right.sum()
-    assert found["values"]["srg_retention_right"] == pytest.approx(kept["srg_retention"][right].mean())
-    assert found["values"]["temperature"] == result(digits, "calibration")["values"]["temperature"]
-    assert found["values"]["layer"] == "output of layers.1"
-    assert abs(found["values"]["srg_retention_random"]) < 0.1
-    assert found["values"]["srg_retention_fresh"] == pytest.approx(kept["srg_retention_fresh"].mean())
+    values, predictions = found["values"], arrays(digits, "predictions")
+    assert kept["rows"].tolist() == list(range(96))
+    assert np.array_equal(kept["classes"], predictions["logits"].argmax(axis=1)[:96])
+    right = predictions["labels"][:96] == kept["classes"]
+    assert np.array_equal(kept["right"], right)
+    assert (found["n"]["images"], found["n"]["right"]) == (96, right.sum())
+    assert values["srg_retention_right"] == pytest.approx(kept["srg_retention"][right].mean())
+    assert values["temperature"] == result(digits, "calibration")["values"]["temperature"]
+    assert values["layer"] == "output of layers.1"
+    assert abs(values["srg_retention_random"]) < 0.1
     assert kept["maps"].shape == kept["true_maps"].shape == (96, 8, 8)
+    areas = {name: np.trapezoid(kept[f"retention_{name}_first"], dx=1 / 16, axis=1) for name in ("least", "most")}
+    np.testing.assert_allclose(kept["srg_retention"], areas["least"] - areas["most"], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["srg_retention", "srg_retention_random", "srg_retention_fresh", "insertion_blur", "sensitivity_max"]
+)
+def test_numbers_of_saliency_have_intervals_over_images(digits: RunFolder, name: str) -> None:
+    found, kept = result(digits, "saliency"), arrays(digits, "saliency")
+    each = kept[name][~kept["zero"]] if name == "sensitivity_max" else kept[name]
+    assert found["n"]["images_of_sensitivity_max"] == (~kept["zero"]).sum()
+    interval = stats.t.interval(0.95, len(each) - 1, each.mean(), stats.sem(each))
+    told = [found["values"][f"{name}{end}"] for end in ("", "_low", "_high")]
+    np.testing.assert_allclose(told, [each.mean(), *interval], rtol=1e-9)
+    if name == "srg_retention":
+        line = next(line for line in (digits.path / "told").read_text().splitlines() if ": saliency: " in line)
+        assert f"srg_retention {told[0]:.4f} [{told[1]:.4f}, {told[2]:.4f}] (random order " in line
+        assert "over 96 images" in line
 
 
 def test_results_of_the_same_weights_are_kept(digits: RunFolder) -> None:
@@ -253,19 +339,72 @@ def test_images_of_several_labels(tmp_path: Path) -> None:
     assert result(folder, "predictions")["values"]["test_loss"] == pytest.approx(
         read_json(folder.summary)["final"]["test_loss"], rel=1e-6
     )
+    # this network finds no label at all
+    found = result(folder, "saliency")
+    assert (found["n"]["maps"], found["n"]["right"], found["n"]["images"]) == (true.sum(), 0, 0)
+    assert found["values"]["srg_retention"] is None
+    assert "saliency: srg_retention - (random order -, fresh weights -) over 0 images" in answer.err
+
+
+def test_each_label_of_an_image_has_a_map_and_those_found_are_judged(tmp_path: Path) -> None:
+    folder = trained(tmp_path / "run", TINY, {"data": {**TINY["data"], "multi_label": True}, "loss": "bce"})
+    state = models.build(folder.read_run().config).state_dict()
+    torch.nn.init.normal_(state["head.weight"], generator=torch.Generator().manual_seed(0))
+    state["head.weight"][3], state["head.bias"][3] = 0, -1  # never found, and no pixel speaks for it
+    torch.save(state, folder.best)
+    assert normhpc("analyze", folder.path, "--what", "saliency,predictions", "--images", 12).code == 0
+    answers, maps = arrays(folder, "predictions"), arrays(folder, "saliency")
+    predicted, true = answers["logits"] >= 0, answers["labels"] == 1
+    assert np.array_equal(np.stack([maps["rows"], maps["classes"]], axis=1), np.argwhere(true))
+    found = maps["right"]
+    assert np.array_equal(found, predicted[true])
+    assert 0 < found.sum() < len(found)
+    assert maps["maps"].shape == (true.sum(), 8, 8)
+    assert "true_maps" not in maps
+    images = np.unique(maps["rows"][found])
+    means = np.array([maps["srg_retention"][found & (maps["rows"] == row)].mean() for row in images])
+    half = stats.t.ppf(0.975, len(images) - 1) * stats.sem(means)
+    values, n = result(folder, "saliency")["values"], result(folder, "saliency")["n"]
+    assert values["zero_maps"] == (maps["zero"] & found).sum()
+    assert values["zero_maps_of_all_labels"] == maps["zero"].sum() > values["zero_maps"]
+    told = [values[f"srg_retention{end}"] for end in ("", "_low", "_high")]
+    assert told == pytest.approx([means.mean(), means.mean() - half, means.mean() + half])
+    assert (n["test_images"], n["maps"], n["right"], n["images"]) == (12, true.sum(), found.sum(), len(images))
+
+
+def test_images_without_any_label_have_no_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = trained(tmp_path / "run", TINY, {"data": {**TINY["data"], "multi_label": True}, "loss": "bce"})
+    monkeypatch.setattr(saliency, "answers_to_explain", lambda logits, labels: answers_to_explain(logits, labels * 0))
+    answer = normhpc("analyze", folder.path, "--what", "saliency", "--images", 5)
+    text = "saliency: expected labels, got none on the first 5 test images; use more --images"
+    assert (answer.code, answer.err) == (1, f"error: {folder.path}: {text}\n")
 
 
 def test_a_transformer_without_val_images(tmp_path: Path) -> None:
     vit = {"name": "vit", "patch": 4, "width": 8, "depth": 2, "heads": 2, "mlp_width": 8, "image_size": None}
     data = {**TINY["data"], "val_fraction": 0.0}
     folder = trained(tmp_path / "run", TINY, {"model": vit, "norm": "layer", "data": data})
-    answer = normhpc("analyze", folder.path, "--what", "saliency,hessian,calibration", "--images", 9)
+    answer = normhpc("analyze", folder.path, "--what", "saliency,hessian,calibration,corruption", "--images", 9)
     assert answer.code == 0, answer.err
     assert result(folder, "saliency")["values"]["layer"] == "input of blocks.1.attention"
+    assert result(folder, "corruption")["values"]["test_batch_statistics"] is None
     assert result(folder, "hessian")["values"]["modes_differ"] is False
     assert result(folder, "hessian")["values"]["train"]["top"] == result(folder, "hessian")["values"]["eval"]["top"]
     assert result(folder, "calibration")["values"]["temperature"] is None
     assert "no val images to fit a temperature on" in answer.err
+
+
+def test_a_finished_run_whose_weights_are_gone_is_not_sent_to_training(digits: RunFolder, tmp_path: Path) -> None:
+    gone = copied(digits, tmp_path / "runs" / "gone")
+    for file in (gone.checkpoint, gone.best):
+        file.unlink(missing_ok=True)
+    answer = normhpc("analyze", "gone", "--what", "hessian")
+    path = gone.path.relative_to(tmp_path)
+    assert (answer.code, answer.err) == (
+        1,
+        f"error: {path}/checkpoint.pt: not there, the run is finished and has no weights; put them back, or delete {path} and "
+        "launch the sweep again\n",
+    )
 
 
 def test_runs_without_weights_are_told_and_the_others_done(digits: RunFolder, tmp_path: Path) -> None:
@@ -326,6 +465,23 @@ def test_slips_change_nothing(digits: RunFolder, arguments: str, text: str) -> N
     assert answer.code == 2
     assert text in " ".join(answer.err.split())
     assert result(digits, "confusion")["n"]["test_images"] == 360
+
+
+def test_corruptions_of_more_than_8_bits_are_refused_before_the_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split, rows in (("train", 30), ("test", 8)):
+        make_shards(tmp_path / "shards", rows, split, fields=BANDS[:1])
+    data = config(tmp_path / "shards", channels=2, width=12)
+    folder = trained(tmp_path / "run", {"data": data, "epochs": 1, "batch_size": 9})
+    monkeypatch.setattr(corruption, "in_memory", None)
+    answer = normhpc("analyze", folder.path, "--what", "corruption", "--device", "cpu")
+    assert answer == (
+        1,
+        "",
+        f"error: {folder.path}: corruption: expected images of 8 bits, which the strengths of CIFAR-10-C are for, got images "
+        "of more; leave corruption out of --what\n",
+    )
 
 
 def test_a_result_that_cannot_be_written_is_told(digits: RunFolder, tmp_path: Path) -> None:

@@ -113,6 +113,20 @@ def test_labels_drawn_from_the_network_s_own_probabilities_stay_within_the_floor
     assert min(inside.values()) >= 90
 
 
+def test_several_labels_drawn_from_the_probabilities_stay_within_the_floor() -> None:
+    inside = {"equal_width": 0, "equal_mass": 0}
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        shares = generator.random((200, 3))
+        labels = (generator.random((200, 3)) < shares).astype(np.int64)
+        found = calibration(shares, labels, seed=seed + 1000)
+        for name in inside:
+            low, high = np.quantile(found.floors[name], [0.025, 0.975])
+            inside[name] += low <= found.ece[name] <= high
+    # quantiles of 100 draws are the 3rd and the 98th: 94 of 100 are expected, 87 or fewer have a chance of 1 in 100
+    assert min(inside.values()) >= 88
+
+
 def test_overconfidence_lies_above_the_floor_and_the_floor_shrinks_with_images() -> None:
     means = []
     for count in (500, 5000):

@@ -1,9 +1,12 @@
 """Lanczos, trace and density against the whole Hessian, from torch.func in float64."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.sparse.linalg
 import torch
 from support.norm_cases import ONE_OF_EACH
 from support.trainings import SMALL
@@ -13,8 +16,18 @@ from normhpc import norms
 from normhpc.config import RunConfig
 from normhpc.config.norm import NormPart
 from normhpc.errors import InputError
-from normhpc.posthoc.curvature import Hessian, Mode, Quadrature, hutchinson, lanczos, mode_of, quadrature
-from normhpc.posthoc.hessian import checks, measured, modes_differ
+from normhpc.posthoc.curvature import (
+    GRAPH_BYTES,
+    Hessian,
+    Mode,
+    Quadrature,
+    kept_buffers,
+    lanczos,
+    mode_of,
+    quadrature,
+    trace_of,
+)
+from normhpc.posthoc.hessian import checks, measured, modes_differ, stability_rate
 from normhpc.posthoc.subject import mean_loss
 
 
@@ -22,13 +35,13 @@ def norm_of(norm: object) -> NormPart:
     return norm if isinstance(norm, NormPart) else RunConfig.model_validate(SMALL | {"norm": norm}).norm
 
 
-def network(norm: object, widths: tuple[int, int]) -> nn.Module:
-    """A smooth network in float64 for 8x8 images, some steps of gradient descent away from its start."""
-    slots = [norms.build(norm_of(norm), width, "silu") for width in widths]
+def network(norm: object, widths: tuple[int, int], act: str = "silu") -> nn.Module:
+    """A smooth network in float64 for 8x8 images of 2 channels, some steps of gradient descent away from its start."""
+    slots = [norms.build(norm_of(norm), width, act) for width in widths]
     torch.manual_seed(1)
     first, second = widths
     model = nn.Sequential(
-        nn.Conv2d(1, first, 3, padding=1, bias=False),
+        nn.Conv2d(2, first, 3, padding=1, bias=False),
         slots[0],
         nn.Conv2d(first, second, 3, stride=2, padding=1, bias=False),
         slots[1],
@@ -47,7 +60,7 @@ def network(norm: object, widths: tuple[int, int]) -> nn.Module:
 
 def sample(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(count, 1, 8, 8, dtype=torch.float64, generator=generator)
+    images = torch.randn(count, 2, 8, 8, dtype=torch.float64, generator=generator)
     return images, torch.randint(0, 10, (count,), generator=generator)
 
 
@@ -77,29 +90,33 @@ def loss_of_weights(
     return loss, torch.cat([value.reshape(-1) for value in weights.values()])
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_spectrum_and_trace_of_a_batch_norm_network_are_those_of_the_whole_hessian(mode: Mode) -> None:
-    model = network("batch", (8, 13))
+def test_spectrum_and_trace_of_a_batch_norm_network_are_those_of_the_whole_hessian(
+    mode: Mode, precision: torch.dtype, tolerance: float
+) -> None:
+    exact_model = network("batch", (5, 20)).float().double()  # weights that both types hold
+    model = copy.deepcopy(exact_model).to(precision)
     batches = in_batches(16, 8)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with mode_of(model, mode):
-        hessian = Hessian(model, batches, mean_loss)
+    with mode_of(model, mode), mode_of(exact_model, mode):
+        hessian = Hessian(model, [(images.to(precision), labels) for images, labels in batches], mean_loss)
         values, arrays = measured(hessian, steps=40)
-        loss, weights = loss_of_weights(model, batches)
+        loss, weights = loss_of_weights(exact_model, batches)
         whole = torch.func.jacrev(torch.func.grad(loss), chunk_size=128)(weights).detach().numpy()
     exact = np.linalg.eigvalsh(whole)
-    assert hessian.size == len(exact) == 1190
-    np.testing.assert_allclose(values["top"], exact[::-1][:5], rtol=1e-6)
+    assert hessian.size == len(exact) == 1250
+    np.testing.assert_allclose(values["top"], exact[::-1][:5], rtol=tolerance)
     assert values["lambda_max"] == values["top"][0]
     assert values["lambda_min"] == pytest.approx(exact[0], rel=1e-3)
-    assert abs(values["trace"] - exact.sum()) <= 3 * values["trace_standard_error"]
-    assert abs(values["trace_from_density"] - exact.sum()) <= 3 * values["trace_from_density_standard_error"]
+    for name in ("trace", "trace_hutchinson", "trace_from_density"):
+        assert abs(values[name] - exact.sum()) <= 3 * values[f"{name}_standard_error"], name
     assert values["frobenius"] == pytest.approx(np.sqrt((exact**2).sum()), rel=0.2)
     assert values["checks"] == dict.fromkeys(("traces", "largest", "order", "settled"), True)
     norm = sum(float((weight.detach() ** 2).sum()) for weight in model.parameters())
     assert values["lambda_max_times_squared_norm"] == pytest.approx(values["top"][0] * norm)
-    # 40 for the ends, 30 for the trace, 10 times 20 for the density
-    assert values["products"] == 270
+    # 40 for the ends, 30 and twice 10 for the trace, 10 times 20 for the density
+    assert values["products"] == 290
     area = np.trapezoid(arrays["density"], arrays["density_grid"])
     assert area == pytest.approx(1, abs=1e-3)
     after = model.state_dict()
@@ -178,18 +195,41 @@ def test_lanczos_stops_where_nothing_new_comes() -> None:
     np.testing.assert_allclose(found.weights, [0.2, 0.4, 0.4])
 
 
-def test_trace_and_the_seed_s_number_of_a_known_matrix() -> None:
+def test_traces_and_the_seed_s_number_of_a_known_matrix() -> None:
     matrix = symmetric(6)
     hessian = matrix_hessian(matrix)
-    found = hutchinson(hessian, 400, torch.Generator().manual_seed(0))
+    found = trace_of(hessian, 400, 2, torch.Generator().manual_seed(0))
+    assert hessian.products == 400 + 2 * 2
     generator = torch.Generator().manual_seed(0)
-    vectors = [(torch.randint(0, 2, (6,), generator=generator).double() * 2 - 1).numpy() for _ in range(400)]
+    drawn = [(torch.randint(0, 2, (6,), generator=generator).double() * 2 - 1).numpy() for _ in range(402)]
+    sketch, vectors = np.array(drawn[:2]).T, drawn[2:]
     parts = np.array([[(v * (matrix @ v))[:3].sum(), (v * (matrix @ v))[3:].sum()] for v in vectors])
-    assert found.mean == pytest.approx(parts.sum(axis=1).mean())
-    assert found.standard_error == pytest.approx(parts.sum(axis=1).std(ddof=1) / 20)
+    assert found.hutchinson == pytest.approx(parts.sum(axis=1).mean())
+    assert found.hutchinson_standard_error == pytest.approx(parts.sum(axis=1).std(ddof=1) / 20)
     assert found.seed_trace == pytest.approx(np.abs(parts).sum(axis=1).mean())
-    assert found.seed_trace > abs(found.mean)
-    assert abs(found.mean - np.trace(matrix)) < 3 * found.standard_error
+    assert found.seed_trace > abs(found.hutchinson)
+    basis = scipy.linalg.orth(matrix @ sketch)
+    rest = np.eye(6) - basis @ basis.T
+    terms = [v @ rest @ matrix @ rest @ v for v in vectors]
+    assert found.mean == pytest.approx(np.trace(basis.T @ matrix @ basis) + np.mean(terms))
+    assert found.standard_error == pytest.approx(np.std(terms, ddof=1) / 20)
+    for mean, error in ((found.mean, found.standard_error), (found.hutchinson, found.hutchinson_standard_error)):
+        assert abs(mean - np.trace(matrix)) < 3 * error
+
+
+def test_a_trace_that_lies_in_few_directions_is_found_without_error() -> None:
+    drawn = np.random.default_rng(5).standard_normal((40, 4))
+    matrix = drawn @ np.diag([9.0, 5.0, -3.0, 1.0]) @ drawn.T
+    found = trace_of(matrix_hessian(matrix), 5, 4, torch.Generator().manual_seed(0))
+    assert found.mean == pytest.approx(np.trace(matrix), rel=1e-10)
+    assert found.standard_error < 1e-10 * found.hutchinson_standard_error
+
+
+def test_a_sketch_of_more_vectors_than_weights_is_the_whole_matrix() -> None:
+    matrix = symmetric(4)
+    found = trace_of(matrix_hessian(matrix), 1, 9, torch.Generator().manual_seed(0))
+    assert found.mean == pytest.approx(np.trace(matrix))
+    assert np.isnan(found.standard_error)
 
 
 def test_quadrature_has_the_moments_of_the_matrix() -> None:
@@ -231,6 +271,38 @@ def test_checks_fail_for_numbers_that_do_not_fit() -> None:
         assert checks(good | change, 10, 1.0) == everything | {failed: False}
 
 
+@pytest.mark.parametrize(
+    "optim",
+    [
+        {"name": "sgd", "lr": 0.3, "momentum": 0.0},
+        {"name": "sgd", "lr": 0.3, "momentum": 0.9},
+        {"name": "sgd", "lr": 0.3, "momentum": 0.8, "nesterov": True},
+    ],
+)
+def test_two_is_the_limit_of_stability_on_a_quadratic_loss(optim: dict[str, object]) -> None:
+    rate = stability_rate(RunConfig.model_validate(SMALL | {"optim": optim}))
+    assert rate is not None
+    lengths = []
+    for product in (1.98, 2.02):
+        weight = torch.ones(1, dtype=torch.float64, requires_grad=True)
+        settings = {name: value for name, value in optim.items() if name != "name"}
+        optimizer = torch.optim.SGD([weight], **settings)
+        for _ in range(2000):
+            optimizer.zero_grad()
+            (product / rate * weight**2 / 2).sum().backward()
+            optimizer.step()
+        lengths.append(float(weight.detach().abs()))
+    assert lengths[0] < 1e-2
+    assert lengths[1] > 1e2
+
+
+def test_rates_of_stability_are_those_of_the_batch_and_of_sgd_alone() -> None:
+    optim = {"name": "sgd", "lr": 0.1, "momentum": 0.5, "lr_batch_size": 32}
+    config = RunConfig.model_validate(SMALL | {"batch_size": 64, "optim": optim})
+    assert stability_rate(config) == pytest.approx(0.1 * 2 / 1.5)
+    assert stability_rate(RunConfig.model_validate(SMALL | {"optim": "adam"})) is None
+
+
 @pytest.mark.parametrize(("norm", "differ"), [("batch", True), ("layer", False)])
 def test_whether_a_network_sees_its_batch(norm: str, differ: bool) -> None:
     model = network(norm, (4, 4))
@@ -244,3 +316,55 @@ def test_dropout_is_off_in_training_mode() -> None:
     with mode_of(model, "train"):
         assert [module.training for module in model] == [False, True, False]
     assert [module.training for module in model] == [False, False, False]
+
+
+def test_a_graph_made_with_kept_buffers_is_good_for_a_backward_pass_after_them() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    before = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
+    for mode in ("eval", "train"):
+        with mode_of(model, mode):
+            with kept_buffers(model):
+                total = model(torch.randn(2, 2, 8, 8)).square().sum()
+            assert all(buffer is before[name][0] for name, buffer in model.named_buffers())
+            total.backward()
+    assert all(torch.equal(buffer, value) for buffer, value in before.values())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")  # of linear_operator, which curvlinops loads
+def test_products_and_the_largest_eigenvalue_are_those_of_curvlinops() -> None:
+    from curvlinops import HessianLinearOperator
+
+    # torch has no forward derivative of silu's backward pass, which curvlinops takes
+    model, batches = network("batch", (5, 20), "relu"), in_batches(48, 16)
+    parameters = list(model.parameters())
+    theirs = HessianLinearOperator(model, nn.CrossEntropyLoss(), parameters, batches, progressbar=False)
+    with mode_of(model, "eval"):
+        hessian = Hessian(model, batches, mean_loss)
+        vector = torch.randn(hessian.size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        wanted = theirs @ vector
+        torch.testing.assert_close(hessian(vector), wanted, rtol=1e-9, atol=1e-9 * float(wanted.abs().max()))
+        largest = scipy.sparse.linalg.eigsh(theirs.to_scipy(), k=1, which="LA", return_eigenvectors=False)[0]
+        assert lanczos(hessian, vector, 40).values[-1] == pytest.approx(largest, rel=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_kept_graphs_change_no_bit(mode: Mode) -> None:
+    model, batches = network("batch", (5, 20)), in_batches(48, 16)
+    graph = Hessian(model, batches, mean_loss)
+    with mode_of(model, mode):
+        vector = torch.randn(graph.size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        wanted = Hessian(model, batches, mean_loss, graph_bytes=0)(vector)
+        for _ in range(3):
+            assert torch.equal(graph(vector), wanted)
+        assert list(graph._graphs) == [0, 1, 2]
+        # room for one graph and a half
+        room = GRAPH_BYTES // graph._kept_batches * 3 // 2
+        few = Hessian(model, batches, mean_loss, graph_bytes=room)
+        assert torch.equal(few(vector), wanted)
+        assert torch.equal(few(vector), wanted)
+        assert list(few._graphs) == [0]
+        # and the weights of kept graphs must stay
+        with torch.no_grad():
+            graph.weights[0].add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            graph(vector)

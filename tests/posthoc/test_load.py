@@ -13,7 +13,9 @@ from normhpc.posthoc.load import load_kept
 
 def test_numbers_and_arrays_come_back(tmp_path: Path) -> None:
     folders = [new_run(tmp_path, {"seed": seed}) for seed in range(2)]
-    arrays = {"rows": np.arange(3), "maps": np.ones((3, 2, 2), np.float16)}
+    yes = np.array([True, False, True])
+    arrays = {"rows": np.arange(3), "maps": np.ones((3, 2, 2), np.float16), "labels": np.arange(3) + 1}
+    arrays |= {"classes": np.zeros(3, np.int64), "right": yes, "counted": yes, "zero": ~yes}
     finding = Finding(method="", values={"a": np.float64(1.5)}, units={}, n={}, headline="", arrays=arrays)
     keep(folders[1], "saliency", finding, {"weights": {}, "images_asked": None})
     found = load_kept([tmp_path], "saliency")
@@ -21,6 +23,7 @@ def test_numbers_and_arrays_come_back(tmp_path: Path) -> None:
     [own] = found.values()
     assert own.document["values"] == {"a": 1.5}
     assert own.folder.path == folders[1].path
+    assert own.arrays().keys() == arrays.keys()
     for name, array in own.arrays().items():
         assert array.dtype == arrays[name].dtype
         np.testing.assert_array_equal(array, arrays[name])

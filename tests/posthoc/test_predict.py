@@ -20,6 +20,7 @@ from normhpc import data as image_data
 from normhpc import models
 from normhpc.data import ImageSplit
 from normhpc.files import read_json, replace_json
+from normhpc.posthoc import parts
 from normhpc.record import RunFolder
 from normhpc.train import evaluate as evaluation
 from normhpc.train import run
@@ -236,7 +237,7 @@ def test_several_labels_are_those_of_at_least_a_half(tmp_path: Path) -> None:
         *_, weight, bias = state.model.parameters()
         weight.zero_()
         bias.copy_(torch.tensor([2.0, -2.0, 0.5, 0.0, 3.0, -1e-3, 1e-8]))
-    save_checkpoint(folder, info.run_id, state, alone)
+    save_checkpoint(folder, info.run_id, "d1", state, alone)
     classes = ["cat", "dog", "car, red", "tree", "sea", "sky", "man"]
     replace_json(
         folder.summary, {"state": "finished", "pixel_mean": [0.5] * 2, "pixel_std": [0.25] * 2, "classes": classes}
@@ -336,6 +337,23 @@ def test_splits_of_shards_get_the_answers_of_the_evaluation(tmp_path: Path) -> N
     several = normhpc(*call, tmp_path / "shards")
     both = ", ".join(str(tmp_path / "shards" / split) for split in ("test", "train"))
     assert several == (2, "", f"error: {tmp_path}/shards: --images: a folder of splits; give one of them: {both}\n")
+
+
+def test_shards_that_come_in_several_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same table as in one part: 1,100 images, of which a part may hold 500."""
+    make_shards(tmp_path / "shards", 30, rows_per_shard=2000)
+    make_shards(tmp_path / "shards", 1100, "test", rows_per_shard=2000)
+    data = config(tmp_path / "shards", val_fraction=0.0)
+    folder = new_run(tmp_path / "run", {"data": data, "epochs": 1, "batch_size": 10})
+    run(folder.path)
+    tables = []
+    for most in (parts.PART_BYTES, 500 * 12 * 10 * 3):
+        monkeypatch.setattr(parts, "PART_BYTES", most)
+        answer = normhpc("predict", folder.path, "--images", tmp_path / "shards" / "test", "--probabilities")
+        assert answer.code == 0
+        tables.append(Path("predictions.csv").read_bytes())
+    assert tables[0] == tables[1]
+    assert len(read_table()) == 1100
 
 
 def test_shards_of_other_images_are_refused(digits: RunFolder, tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from support.trainings import SMALL
 
 from normhpc import models
@@ -14,7 +17,7 @@ from normhpc.config import RunConfig
 from normhpc.errors import InputError
 from normhpc.posthoc.faithfulness import area, blurred, faithfulness, ranks, removal
 from normhpc.posthoc.gradcam import Place, grad_cam, place_of
-from normhpc.posthoc.saliency import sensitivity_max
+from normhpc.posthoc.saliency import answers_to_explain, sensitivity_max
 
 
 def build(model: dict[str, object], norm: str = "batch", image: tuple[int, int, int] = (1, 8, 8)) -> torch.nn.Module:
@@ -118,6 +121,33 @@ def test_maps_of_a_transformer_lie_as_its_patches_do() -> None:
     torch.testing.assert_close(found.values, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model", "norm", "layer", "grid"),
+    [
+        ({"name": "resnet8", "width": 4}, "batch", lambda network: network.blocks[2], None),
+        ({"name": "vgg", "cfg": "cfg_10"}, "batch", lambda network: network.layers[-1], None),
+        (VIT, "layer", lambda network: network.blocks[1].norm1, (8, 8)),
+    ],
+    ids=["resnet", "vgg", "vit"],
+)
+def test_maps_are_those_of_pytorch_grad_cam(model: dict[str, object], norm: str, layer: Callable, grid) -> None:
+    network = build(model, norm, (3, 32, 32))
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    classes = [0, 1, 2, 3, 4, 5]
+    found = grad_cam(network, place_of(network, images), images, torch.tensor(classes))
+
+    def laid_out(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+
+    peer = GradCAM(network, [layer(network)], reshape_transform=laid_out if grid else None)
+    theirs = peer(images, [ClassifierOutputTarget(number) for number in classes])
+    assert int(found.zero.sum()) < 3
+    # theirs have their minimum subtracted
+    low, high = found.values.amin(dim=(1, 2), keepdim=True), found.values.amax(dim=(1, 2), keepdim=True)
+    stretched = (found.values - low) / torch.where(high > low, high - low, 1.0)
+    np.testing.assert_allclose(stretched.numpy(), theirs, rtol=0, atol=1e-5)
+
+
 def test_a_map_of_nothing_is_counted_and_zero() -> None:
     network = build(CONVNET)
     with torch.no_grad():
@@ -158,14 +188,15 @@ def test_a_map_of_the_only_pixel_that_matters_gains_most() -> None:
     images, maps = torch.ones(6, 1, 4, 4), corner_maps(6)
     baseline = -torch.ones_like(images)
     generator = torch.Generator().manual_seed(0)
-    found = faithfulness(OnePixel(), images, maps, baseline, generator)
+    ones = torch.ones(6, dtype=torch.long)
+    found = faithfulness(OnePixel(), images, maps, baseline, ones, generator)
     # removed first: retained at 0 of 16 alone; removed last: at 0 ... 15 of 16
     most, least = 0.5 / 16, 15.5 / 16
     np.testing.assert_allclose(found.srg_retention, least - most)
     share = 1 / (1 + np.exp(-2.0))
     np.testing.assert_allclose(found.deletion, (0.5 * share + 15.5 * (1 - share)) / 16)
     np.testing.assert_allclose(found.insertion, (15.5 * share + 0.5 * (1 - share)) / 16)
-    upside_down = faithfulness(OnePixel(), images, 1 - maps, baseline, generator)
+    upside_down = faithfulness(OnePixel(), images, 1 - maps, baseline, ones, generator)
     np.testing.assert_allclose(upside_down.srg_retention, most - least)
 
 
@@ -178,7 +209,8 @@ def test_removal_replaces_a_sixteenth_of_the_pixels_a_step() -> None:
 
     images = torch.rand(2, 3, 8, 8) + 1
     places = ranks(torch.rand(2, 8, 8), torch.Generator().manual_seed(0))
-    removal(answer, images, places, torch.zeros_like(images), temperature=1.0, least_first=False)
+    classes = torch.zeros(2, dtype=torch.long)
+    removal(answer, images, places, torch.zeros_like(images), classes, temperature=1.0, least_first=False)
     assert [int((one == 0).sum()) for one in seen] == [2 * 3 * 4 * step for step in range(17)]
     assert all(torch.equal(one[:, 0] == 0, places < 4 * step) for step, one in enumerate(seen))
 
@@ -194,18 +226,19 @@ class Divided(torch.nn.Module):
         return logits / self.by
 
 
+@pytest.mark.parametrize("multiple", [False, True])
 @pytest.mark.parametrize("heat", [0.5, 0.7, 1.3, 3.3, 4.0])
-def test_the_headline_does_not_change_with_the_temperature_of_the_logits(heat: float) -> None:
+def test_the_headline_does_not_change_with_the_temperature_of_the_logits(heat: float, multiple: bool) -> None:
     network = build({"name": "resnet8", "width": 4})
     images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     results = []
     for divisor in (1.0, heat):
         hot = torch.nn.Sequential(network, Divided(divisor))
         exact = copy.deepcopy(hot).double()
-        place = place_of(hot, images)
-        maps = grad_cam(exact, place, images.double(), hot(images).argmax(dim=1))
-        generator = torch.Generator().manual_seed(0)
-        results.append(faithfulness(hot, images, maps.values, torch.zeros_like(images), generator))
+        place, classes = place_of(hot, images), hot(images).argmax(dim=1)
+        maps = grad_cam(exact, place, images.double(), classes)
+        generator, plain = torch.Generator().manual_seed(0), torch.zeros_like(images)
+        results.append(faithfulness(hot, images, maps.values, plain, classes, generator, multiple=multiple))
     assert results[0].srg_retention.std() > 0.1
     assert results[0].srg_retention.mean() == pytest.approx(results[1].srg_retention.mean(), abs=1e-6)
     assert abs(results[0].insertion.mean() - results[1].insertion.mean()) > 1e-3
@@ -213,9 +246,48 @@ def test_the_headline_does_not_change_with_the_temperature_of_the_logits(heat: f
 
 def test_a_map_without_order_gains_nothing_on_average() -> None:
     images = torch.ones(400, 1, 4, 4)
-    nothing = faithfulness(OnePixel(), images, torch.zeros(400, 4, 4), -images, torch.Generator().manual_seed(0))
+    maps, classes = torch.zeros(400, 4, 4), torch.ones(400, dtype=torch.long)
+    nothing = faithfulness(OnePixel(), images, maps, -images, classes, torch.Generator().manual_seed(0))
     each = nothing.srg_retention
     assert abs(each.mean()) < 3 * each.std() / 20
+
+
+def signs(*shape: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
+
+
+def finder(patterns: int) -> torch.nn.Sequential:
+    """Where a pattern of 5 x 5 pixels is, then the 5 x 5 pixels around it; on a torus, so that no place is special."""
+    wide = {"padding": 2, "padding_mode": "circular"}
+    first, second = torch.nn.Conv2d(1, patterns, 5, **wide), torch.nn.Conv2d(patterns, patterns, 5, **wide)
+    pooled = (torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten())
+    return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), *pooled)
+
+
+def test_fresh_weights_gain_nothing_where_neither_place_nor_brightness_tells_what_matters() -> None:
+    """A pattern of signs anywhere among random signs: a network that has not learned it cannot know where to look."""
+    generator, count, patterns = torch.Generator().manual_seed(0), 128, 16
+    wanted = signs(patterns, 1, 5, 5, generator=generator)
+    images, classes = signs(count, 1, 12, 12, generator=generator), torch.arange(count) % patterns
+    images[:, :, :5, :5] = wanted[classes]
+    shifts = torch.randint(0, 12, (count, 2), generator=generator).tolist()
+    images = torch.stack([image.roll(shift, (1, 2)) for image, shift in zip(images, shifts, strict=True)])
+    learned = finder(patterns)
+    with torch.no_grad():
+        learned[0].weight.copy_(wanted)
+        learned[0].bias.fill_(-15.0)
+        learned[2].weight.copy_(torch.eye(patterns)[:, :, None, None].expand(patterns, patterns, 5, 5))
+        learned[2].bias.zero_()
+    assert torch.equal(learned(images).argmax(dim=1), classes)
+
+    def gain(network: torch.nn.Module) -> float:
+        maps = grad_cam(network, Place("3", "output", None), images, classes).values
+        found = faithfulness(learned, images, maps, torch.zeros_like(images), classes, generator)
+        return float(found.srg_retention.mean())
+
+    torch.manual_seed(0)
+    assert gain(learned) > 0.7
+    assert abs(np.mean([gain(finder(patterns)) for _ in range(4)])) < 0.05
 
 
 def test_sensitivity_is_the_most_that_a_map_moves() -> None:
@@ -242,14 +314,44 @@ def test_blur_is_a_gaussian_with_repeated_edges() -> None:
     np.testing.assert_allclose(blurred(images, 1.5).numpy(), wanted, rtol=1e-5)
 
 
-def test_probabilities_of_several_labels_are_each_their_own():
+def test_probabilities_of_several_labels_are_each_their_own() -> None:
     logits = torch.tensor([[2.0, 1.0, -3.0]])
     images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     places = ranks(images[:, 0], torch.Generator().manual_seed(0))
     given = {"temperature": 2.0, "least_first": False}
-    several = removal(lambda _: logits, images, places, images, **given, multiple=True)
-    single = removal(lambda _: logits, images, places, images, **given)
-    np.testing.assert_allclose(several.probability, 1 / (1 + math.exp(-1.0)), rtol=1e-12)
+    several = removal(lambda _: logits, images, places, images, torch.tensor([2]), **given, multiple=True)
+    single = removal(lambda _: logits, images, places, images, torch.tensor([0]), **given)
+    np.testing.assert_allclose(several.probability, 1 / (1 + math.exp(1.5)), rtol=1e-12)
     np.testing.assert_allclose(
         single.probability, math.exp(1) / (math.exp(1) + math.exp(0.5) + math.exp(-1.5)), rtol=1e-12
     )
+
+
+def test_a_label_is_retained_while_its_logit_stays_on_its_side_of_0() -> None:
+    """Labels 0 and 1 hang on the sum of all pixels, at other levels; the highest logit is always that of label 0."""
+
+    def answer(images: torch.Tensor) -> torch.Tensor:
+        total = images.sum(dim=(1, 2, 3))
+        return torch.stack([total + 100, total - 7.5, total - 20], dim=1)
+
+    images = torch.ones(3, 1, 4, 4)
+    places = torch.arange(16).view(1, 4, 4).expand(3, 4, 4)
+    given = {"temperature": 1.0, "least_first": False, "multiple": True}
+    found = removal(answer, images, places, torch.zeros_like(images), torch.arange(3), **given)
+    # label 1 until 16 - step < 7.5; label 2 was never found, and stays so
+    assert found.retention.tolist() == [[1] * 17, [1] * 9 + [0] * 8, [1] * 17]
+
+
+def test_each_label_of_an_image_is_explained() -> None:
+    logits = torch.tensor([[0.5, -1.0, 2.0, 9.0], [3.0, 1.0, 0.0, 9.0], [-1.0, -1.0, -1.0, 9.0]])
+    labels = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 0]])
+    several = answers_to_explain(logits, labels)
+    assert several.rows.tolist() == [0, 0, 2]
+    assert several.classes.tolist() == several.labels.tolist() == [0, 1, 1]
+    assert several.right.tolist() == several.counted.tolist() == [True, False, False]
+    single = answers_to_explain(logits[:, :3], torch.tensor([2, 1, 0]))
+    assert single.rows.tolist() == [0, 1, 2]
+    assert single.labels.tolist() == [2, 1, 0]
+    assert single.classes.tolist() == [2, 0, 0]
+    assert single.right.tolist() == [True, False, True]
+    assert single.counted.all()
