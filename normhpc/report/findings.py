@@ -2,15 +2,17 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from normhpc.report.common import again, with_common
 from normhpc.report.elements import Column, Datum, Table
+from normhpc.report.finding import Found
 from normhpc.report.study import Study
+from normhpc.results.figures import counted
 from normhpc.results.human import MISSING, format_interval
 from normhpc.results.statistics.intervals import mean_of
 
@@ -18,9 +20,23 @@ FOLDER = "posthoc"
 
 QUANTITIES = {
     "misclassified": ("mistakes", "error"),
-    "calibration": ("ece_equal_width", "ece_equal_width_floor", "nll", "brier", "temperature"),
+    "calibration": (
+        "ece_equal_width",
+        "ece_equal_width_floor",
+        "ece_equal_width_floor_high",
+        "nll",
+        "brier",
+        "temperature",
+    ),
     "similarity": ("class_similarity", "centred_similarity_std", "nc1"),
-    "saliency": ("srg_retention", "srg_retention_random", "srg_retention_fresh", "sensitivity_max", "zero_maps"),
+    "saliency": (
+        "srg_retention",
+        "srg_retention_common",
+        "srg_retention_random",
+        "srg_retention_fresh",
+        "sensitivity_max",
+        "zero_maps",
+    ),
     "hessian": (
         "eval.lambda_max",
         "eval.trace",
@@ -30,21 +46,14 @@ QUANTITIES = {
         "train.checks_failed",
     ),
     "loss_line": ("loss", "random_rise_at_0.1"),
-    "corruption": ("clean_error", "mean_corruption_error", "relative_mean_corruption_error"),
+    "corruption": (
+        "clean_error",
+        "mean_corruption_error",
+        "relative_mean_corruption_error",
+        "test_batch_statistics.mean_corruption_error",
+    ),
 }
 """Of each analysis the numbers that a report tells; the files of the runs have more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The result of one analysis of one run."""
-
-    run: int
-    what: str
-    method: str
-    values: Mapping[str, float]
-    folder: Path
-    files: tuple[str, ...]
 
 
 def findings(study: Study) -> tuple[list[Found], list[str]]:
@@ -58,10 +67,33 @@ def findings(study: Study) -> tuple[list[Found], list[str]]:
                 content: Any = json.loads(file.read_bytes())
                 values = _numbers(content["values"])
                 files = tuple(str(name) for name in content.get("files", ()))
-                found.append(Found(run, file.stem, str(content["method"]), values, folder, files))
+                counts = content.get("n", {})
+                images = counts.get("test_images", counts.get("train_images"))
+                images = images if isinstance(images, int) else None
+                found.append(Found(run, file.stem, str(content["method"]), values, folder, files, images))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 notes.append(f"{record.run_id}: {FOLDER}/{file.name} cannot be read; normhpc analyze writes it again")
-    return found, notes
+    found, without = with_common(study, found)
+    return found, [*notes, *_not_alike(study, found), *without]
+
+
+def _not_alike(study: Study, found: list[Found]) -> Iterator[str]:
+    """Analyses whose means are over results that were not made alike."""
+    for what in dict.fromkeys(one.what for one in found):
+        own = [one for one in found if one.what == what]
+        if len({one.method for one in own}) > 1:
+            yield (
+                f"{what}: some results were made by an older version in another way, and means are over both; "
+                f"{again(study, what)} makes them alike"
+            )
+        for block, name in enumerate(study.blocks):
+            counts = {one.images for one in own if study.cell_block[study.cell_of[one.run]] == block and one.images}
+            if len(counts) > 1:
+                where = f"{what}, {name}" if len(study.blocks) > 1 else what
+                yield (
+                    f"{where}: over {' and '.join(map(str, sorted(counts)))} images, so methods are not compared on the same; "
+                    f"{again(study, what)} with one --images makes them alike"
+                )
 
 
 def finding_tables(study: Study, found: list[Found]) -> Iterator[tuple[str, Table]]:
@@ -79,7 +111,7 @@ def _table(study: Study, what: str, names: list[str], found: list[Found]) -> Tab
     columns += [Column("block", "block", numeric=False)] if several else []
     columns.append(Column("n", "n"))
     for name in names:
-        columns += [Column(name, name.replace("_", " ").replace(".", " ")), Column(f"{name}_half", "±")]
+        columns += [Column(name, header_words(name)), Column(f"{name}_half", "±")]
     rows = []
     for cell in range(len(study.cells)):
         own = [one.values for one in found if study.cell_of[one.run] == cell]
@@ -92,7 +124,15 @@ def _table(study: Study, what: str, names: list[str], found: list[Found]) -> Tab
             datums += _mean_and_half([values[name] for values in own if name in values])
         rows.append(tuple(datums))
     caption = f"{what}: mean over seeds and half of its 95 % Student t interval; n runs were analysed"
+    counts = [int(one.values["common_images"]) for one in found if "common_images" in one.values]
+    if counts:
+        caption += f"; common: over the images that all runs of a block are right about, {counted(counts)}"
     return Table(f"posthoc-{what}", caption, tuple(columns), tuple(rows))
+
+
+def header_words(name: str) -> str:
+    """``train.lambda_max`` as train lambda max; the point of ``rise_at_0.1`` stays."""
+    return re.sub(r"\.(?=\D)", " ", name).replace("_", " ")
 
 
 def _mean_and_half(values: list[float]) -> tuple[Datum, Datum]:

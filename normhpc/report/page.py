@@ -14,6 +14,7 @@ from normhpc.report.comparison import compare
 from normhpc.report.cost import cost_section
 from normhpc.report.curves import curves_section
 from normhpc.report.diagrams import ranking_section
+from normhpc.report.disagreement import disagreement_section
 from normhpc.report.elements import Section, Table, escaped, section_html
 from normhpc.report.heatmap import heatmap_section
 from normhpc.report.parallel import parallel_section
@@ -53,6 +54,7 @@ def sections_of(study: Study) -> list[Section]:
         heatmap_section(study),
         parallel_section(study),
         explanations_section(study),
+        disagreement_section(study),
         failures_section(study),
         runs_section(study),
         provenance_section(study),

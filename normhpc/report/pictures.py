@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from PIL import Image
 
 from normhpc.report.elements import Section, Table, bullets, escaped, paragraph
-from normhpc.report.findings import Found, finding_tables, findings
+from normhpc.report.finding import Found
+from normhpc.report.findings import finding_tables, findings
+from normhpc.report.reliability import reliability_figure
 from normhpc.report.study import Study
 
-SHOWN = ("saliency", "misclassified", "confusion")
-"""Analyses whose pictures are shown, the first before all others."""
+SHOWN = {
+    "saliency": (
+        "Grad-CAM. One label: each test image, then its map for the predicted and for the true class; several labels: a map for "
+        "each label. Bright is important, each map by its own maximum."
+    ),
+    "misclassified": "Test images with a wrong answer, the most confident first.",
+    "confusion": "Rows are true classes, columns predicted ones; dark is a large share of the true class.",
+}
+"""Analyses whose pictures are shown, the first before all others, and what is to be seen: words in pictures get small."""
 
 MOST_BYTES = 2_000_000
 """For all pictures together, as they stand in the page."""
@@ -26,6 +35,7 @@ def explanations_section(study: Study) -> Section | None:
     if not found and not notes:
         return None
     parts: list[str | Table] = [*_galleries(study, found)]
+    parts += reliability_figure(study, found)
     methods = []
     for method, table in finding_tables(study, found):
         parts.append(table)
@@ -38,7 +48,7 @@ def explanations_section(study: Study) -> Section | None:
 def _galleries(study: Study, found: list[Found]) -> Iterator[str]:
     """For each analysis and block a row of pictures, that of the lowest seed of each method, while there is room."""
     room, left_out, shown = MOST_BYTES, 0, 0
-    for what in SHOWN:
+    for what, says in SHOWN.items():
         firsts: dict[int, Found] = {}
         for one in found:
             if one.what == what and f"{what}.png" in one.files:
@@ -59,7 +69,8 @@ def _galleries(study: Study, found: list[Found]) -> Iterator[str]:
                 cells.append(_cell(study, what, cell, one, address))
             if cells:
                 where = f", {study.blocks[block]}" if len(study.blocks) > 1 else ""
-                yield f'<h3>{escaped(what + where)}</h3><div class="gallery">{"".join(cells)}</div>'
+                yield f"<h3>{escaped(what + where)}</h3>{paragraph(says)}"
+                yield f'<div class="gallery">{"".join(cells)}</div>'
     if left_out:
         yield paragraph(
             f"{left_out} of {shown + left_out} pictures are left out: together they may take {MOST_BYTES / 1e6:g} MB; "

@@ -31,12 +31,13 @@ _METHODS = (
         "2n - 2 degrees and the pooled standard deviation √(Σ(n - 1)s² / Σ(n - 1)).",
     ),
     ("seconds_per_epoch, images_per_second, peak_memory_mb", "as the run sealed them (docs/records.md); means over runs with a result."),
-    ("device-hours, GPU-hours", "Σ seconds · ranks / 3600 over the runs of a cell that ended with a result."),
+    ("device-hours, GPU-hours", "Σ seconds · ranks / 3600 over the runs of a cell that ended with a result; of n trained together, each has 1/n."),
     ("Pareto front", "methods that no other is at least as good as in both means and better in one."),
     (
         "time to accuracy",
         "training time at the end of the first epoch that has the target: sum of the epochs' seconds, the first at most the median "
-        "of the others, evaluation left out. Kaplan-Meier S(t) = Π(1 - d / r); mean time = ∫₀ᵀ S(t) dt, T the longest run of the block.",
+        "of the others, evaluation left out. Kaplan-Meier S(t) = Π(1 - d / r); mean time = ∫₀ᵀ S(t) dt, T the longest "
+        "run of the block. Runs that finished or diverged without it are censored at T, others where they were cut short.",
     ),
     (
         "ranks",

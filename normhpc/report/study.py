@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from normhpc.errors import InputError
-from normhpc.report.together import going_along, told_once
 from normhpc.results import load_metrics, load_runs, summarize
 from normhpc.results.names import SPLITS, better, is_share, quality_of, split_of
 from normhpc.results.records import RunRecord, read_records
 from normhpc.results.summary import checked_metrics, field_columns
+from normhpc.results.together import going_along, told_once
 
 HEADLINES = ("top1", "map_macro", "map_micro", "loss")
 """Qualities that a report is about when nobody names one, the first that runs have."""

@@ -110,6 +110,10 @@ class Plot:
         places = zip(*self.at(xs, ys), strict=True)
         self._marks.append(f'<path class="{kind} {paint(series)}" data-s="{series}" d="{path(places, steps=steps)}"/>')
 
+    def reference(self, xs: ArrayLike, ys: ArrayLike) -> None:
+        """A dashed line through (n,) points that belongs to no series."""
+        self._marks.append(f'<path class="front" d="{path(zip(*self.at(xs, ys), strict=True))}"/>')
+
     def band(self, series: int, xs: ArrayLike, low: ArrayLike, high: ArrayLike) -> None:
         """The area between two lines; points at which one is NaN are left out."""
         at, lows = self.at(xs, low)

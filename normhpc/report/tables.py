@@ -110,10 +110,14 @@ def mean_and_half(metric: str, mean: float, high: float) -> tuple[Datum, Datum]:
 
 
 def device_hours(study: Study) -> list[float]:
-    """Of each cell: seconds of its runs that ended with a result, times their ranks, in hours; NaN for none."""
+    """Of each cell: seconds of its runs that ended with a result, times their ranks, in hours; NaN for none.
+
+    Of a process that trained several runs together, each has its share.
+    """
     hours = [math.nan] * len(study.cells)
     for cell, record in zip(study.cell_of, study.records, strict=True):
-        seconds, ranks = record.summary.get("seconds"), record.summary.get("ranks", 1)
+        seconds = record.summary.get("share_seconds", record.summary.get("seconds"))
+        ranks = record.summary.get("ranks", 1)
         if isinstance(seconds, int | float) and isinstance(ranks, int):
             hours[cell] = (0.0 if math.isnan(hours[cell]) else hours[cell]) + seconds * ranks / 3600
     return hours

@@ -1,11 +1,13 @@
 """How soon a method reaches an accuracy, methods that never do among them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from normhpc.record.state import SEALED
 from normhpc.report.elements import Column, Datum, Section, Table, figure, paragraph
 from normhpc.report.study import Study
 from normhpc.report.svg import Axis, Plot, legend
@@ -29,6 +31,17 @@ class Target:
     horizon: float
 
 
+class _Watched(NamedTuple):
+    """A run at the epochs whose seconds and values are known."""
+
+    ends: NDArray[np.float64]
+    """(E,) training time at the end of each."""
+    values: NDArray[np.float64]
+    """(E,)"""
+    complete: bool
+    """Whether it ended of itself: what it has not reached then, it never does."""
+
+
 def time_section(study: Study) -> Section:
     """A curve and the table."""
     title = "Time to accuracy"
@@ -47,8 +60,9 @@ def time_section(study: Study) -> Section:
 
 
 _CAPTION = (
-    "The share of runs that have reached the target after so much training time (1 - Kaplan-Meier). A run that ends "
-    "without it counts as not reached; only times of equal machines compare."
+    "The share of runs that have reached the target after so much training time (1 - Kaplan-Meier). A run that finishes or "
+    "diverges without it has not reached it by the end of the axis either, one that was cut short is watched until then; "
+    "only times of equal machines compare."
 )
 
 
@@ -67,7 +81,7 @@ def _block(study: Study, block: int) -> list[tuple[Target, dict[int, list[TimeTo
     """The targets of a block, with the time of each run by cell."""
     split, quality = study.curve_split, quality_of(study.metric)
     seconds, values = study.curves("train", "seconds"), study.curves(split, quality)
-    runs: dict[int, list[tuple[NDArray[np.float64], NDArray[np.float64]]]] = {}
+    runs: dict[int, list[_Watched]] = {}
     for cell in study.cells_in(block):
         for run in study.runs_of(cell):
             if run not in seconds or run not in values:
@@ -76,24 +90,29 @@ def _block(study: Study, block: int) -> list[tuple[Target, dict[int, list[TimeTo
             both = np.intersect1d(epochs, at)
             if len(both) and np.isfinite(took).all():
                 ends = training_seconds(took)[np.searchsorted(epochs, both)]
-                runs.setdefault(cell, []).append((ends, measured[np.searchsorted(at, both)]))
-    lasts = {cell: _mean([own[-1] for _, own in found]) for cell, found in runs.items()}
+                complete = study.records[run].status.state in SEALED
+                runs.setdefault(cell, []).append(_Watched(ends, measured[np.searchsorted(at, both)], complete))
+    lasts = {cell: _mean([own.values[-1] for own in found]) for cell, found in runs.items()}
     lasts = {cell: value for cell, value in lasts.items() if math.isfinite(value)}
     if not lasts:
         return []
     control = next((cell for cell in lasts if study.methods[study.cell_method[cell]] == "batch"), None)
     if control is None:
         control = max(lasts, key=lambda cell: study.direction * lasts[cell])
-    horizon = max(float(ends[-1]) for found in runs.values() for ends, _ in found)
+    horizon = max(float(own.ends[-1]) for found in runs.values() for own in found)
     found_targets = []
     for share in SHARES:
         value = lasts[control] * share if study.direction > 0 else lasts[control] / share
-        times = {
-            cell: [time_to_target(ends, own, value, higher_is_better=study.direction > 0) for ends, own in found]
-            for cell, found in runs.items()
-        }
-        found_targets.append((Target(block, control, share, value, horizon), times))
+        target = Target(block, control, share, value, horizon)
+        times = {cell: [_time(own, target, study.direction) for own in found] for cell, found in runs.items()}
+        found_targets.append((target, times))
     return found_targets
+
+
+def _time(run: _Watched, target: Target, direction: int) -> TimeToTarget:
+    found = time_to_target(run.ends, run.values, target.value, higher_is_better=direction > 0)
+    # censored where it ends, a run that trains fast would leave the curve as if it might still get there
+    return found if found.reached or not run.complete else replace(found, duration=target.horizon)
 
 
 def _mean(values: list[np.float64]) -> float:
@@ -119,7 +138,8 @@ def _table(study: Study, found: dict[Target, dict[int, list[TimeToTarget]]]) -> 
     columns = [Column("method", "method", numeric=False)]
     columns += [Column("block", "block", numeric=False)] if several else []
     columns += [Column("share", "of the control's end"), Column("target", "target"), Column("reached", "reached")]
-    columns += [Column("runs", "of"), Column("restricted_mean", "mean time (s)"), Column("horizon", "within (s)")]
+    columns += [Column("runs", "of"), Column("restricted_mean", "mean time (s)"), Column("low", "low")]
+    columns += [Column("high", "high"), Column("horizon", "within (s)")]
     rows = []
     for target, times in found.items():
         for cell, own in times.items():
@@ -130,11 +150,17 @@ def _table(study: Study, found: dict[Target, dict[int, list[TimeToTarget]]]) -> 
             datums += [Datum(f"{target.share:.0%}", target.share)]
             datums += [Datum(format_number(study.metric, target.value), target.value)]
             datums += [Datum(str(mean.reached), float(mean.reached)), Datum(str(mean.n), float(mean.n))]
-            datums += [Datum(f"{mean.mean:.4g}", mean.mean), Datum(f"{mean.horizon:.4g}", mean.horizon)]
+            datums += [Datum(f"{mean.mean:.4g}", mean.mean), _bound(mean.low), _bound(mean.high)]
+            datums += [Datum(f"{mean.horizon:.4g}", mean.horizon)]
             rows.append(tuple(datums))
     controls = list(dict.fromkeys(study.methods[study.cell_method[target.control]] for target in found))
     caption = (
         f"Runs that reached a share of what {', '.join(controls)} had on {study.curve_split} at its end, and the mean of "
-        "min(time, horizon) over all runs (area under Kaplan-Meier); who never reaches it has the horizon"
+        "min(time, horizon) over all runs (area under Kaplan-Meier) with its 95 % interval (Greenwood, Student t); who "
+        "never reaches it has the horizon"
     )
     return Table("time", caption, tuple(columns), tuple(rows))
+
+
+def _bound(value: float | None) -> Datum:
+    return Datum("-") if value is None else Datum(f"{value:.4g}", value)

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import chain
 from pathlib import Path
 
 from normhpc.errors import InputError, Problem
 from normhpc.report.elements import Datum, Table, escaped
 from normhpc.report.page import sections_of, tables_of
 from normhpc.report.recount import Recount, recounted
+from normhpc.report.recount_answers import recounted_answers
 from normhpc.report.study import load_study
 
 _CLOSE = 1e-9
@@ -61,7 +63,7 @@ def verify_report(
     for table in tables:
         count += sum(map(len, table.rows))
         differences += _compared(table, written.get(table.name))
-    for recount in recounted(study):
+    for recount in chain(recounted(study), recounted_answers(study)):
         differences += _recomputed(written, recount)
     return Verdict(count, tuple(dict.fromkeys(differences)))
 

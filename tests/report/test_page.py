@@ -2,6 +2,7 @@ import base64
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ from results.fabricate import diverged_run, failed_run, sealed_run, small_study,
 
 from normhpc.errors import InputError
 from normhpc.report.page import write_report
-from normhpc.results import load_runs, summarize
+from normhpc.report.verify import verify_report
+from normhpc.results import load_metrics, load_runs, summarize
 from normhpc.results.human import format_interval
 
 
@@ -102,6 +104,17 @@ def test_time_to_accuracy_keeps_methods_that_never_get_there(grid):
     assert "0.8920" in rows["layer"]["target"][0]
 
 
+def test_a_short_run_that_ends_without_the_accuracy_never_reaches_it(tmp_path):
+    curve_run(tmp_path / "runs", {"norm": "batch", "seed": 0}, 0.9, 8)
+    curve_run(tmp_path / "runs", {"norm": "layer", "seed": 0}, 0.9, 4)
+    curve_run(tmp_path / "runs", {"norm": "layer", "seed": 1}, 0.5, 2)
+    rows = Reader(written(tmp_path / "runs")).tables["t-time"]
+    [layer] = [row for row in rows if row["method"][0] == "layer" and row["share"][1] == 0.90]
+    # 2 s an epoch: 0.81 is there after 8 s, and never of the run that finished after 4 s; batch trains for 16 s
+    assert [layer[name][1] for name in ("reached", "runs", "horizon")] == [1, 2, 16]
+    assert layer["restricted_mean"][1] == (8 + 16) / 2
+
+
 def test_ranks_over_blocks_and_the_power_floor(grid):
     _, page = grid
     rows = page.tables["t-ranks"]
@@ -144,6 +157,9 @@ def test_the_same_records_give_the_same_bytes(grid, tmp_path):
     # another process has another seed for the order of sets
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    shutil.rmtree(runs / ".normhpc-cache")
+    write_report([runs], tmp_path / "c.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "c.html").read_bytes()
 
 
 def test_nothing_comes_from_elsewhere(grid):
@@ -171,6 +187,21 @@ def test_tables_can_be_read_by_all(grid):
 HOSTILE = '<script>alert("x")</script>&amp;\'"><img src=x onerror=alert(1)>'
 
 
+def test_curves_of_twenty_norms_over_200_epochs_in_twelve_drawings_are_small(tmp_path, monkeypatch):
+    # 48,000 lines, none of which has to outlive the machine
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("os.fdatasync", lambda _: None)
+    for rate in (0.1, 0.2, 0.3):
+        for groups in range(1, 21):
+            for seed in range(2):
+                norm = {"name": "group", "groups": groups}
+                curve_run(tmp_path / "runs", {"norm": norm, "seed": seed, "optim": {"lr": rate}}, 0.9 - seed / 9, 200)
+    text = written(tmp_path / "runs")
+    curves = text[text.index('<section id="curves"') :].split("</section>")[0]
+    assert (curves.count('<svg class="plot"'), curves.count('class="band')) == (12, 12 * 20)
+    assert len(text) < 1_500_000
+
+
 def test_what_records_say_stays_text(tmp_path):
     folder = sealed_run(tmp_path, {"norm": "batch", "seed": 0}, 0.9, swept={"norm": "batch"})
     edit_json(folder.run_json, config__norm__name=HOSTILE, sweep=HOSTILE, code__commit=HOSTILE, created=HOSTILE)
@@ -194,6 +225,23 @@ def test_control_letters_do_no_harm(tmp_path):
     folder = sealed_run(tmp_path, {"norm": "batch", "seed": 0}, 0.9, swept={"norm": "batch"})
     edit_json(folder.run_json, sweep="a\x00b\x1b")
     assert "a\ufffdb\ufffd" in Reader(written(tmp_path)).text
+
+
+def test_halves_of_surrogate_pairs_are_replaced(tmp_path):
+    half = "a\ud800b"
+    folder = curve_run(tmp_path / "runs", {"norm": "batch", "seed": 0}, 0.9)
+    edit_json(folder.run_json, sweep=half, code__commit=half, config__norm__name=half, config__data__path=half)
+    edit_json(folder.run_json, swept={"norm": "batch", "data.path": half, half: 1})
+    edit_json(folder.summary, data_digest=half, device=half, classes=[half])
+    edit_json(folder.summary, final={"test_top1": 0.9, f"test_{half}": 0.5})
+    folder.metrics.write_text(folder.metrics.read_text().replace('"loss"', '"lo\\ud800"'))
+    page = Reader(written(tmp_path / "runs"))
+    row = page.tables["t-results"][0]
+    assert (row["test_top1"][1], page.tables["t-code"][0]["data"][0]) == (0.9, "a\ufffdb")
+    assert (row["norm.name"][0], page.tables["t-runs"][0]["norm.name"][0]) == ("a\ufffdb", "a\ufffdb")
+    assert verify_report(tmp_path / "report.html", [tmp_path / "runs"]).differences == ()
+    table = load_metrics(tmp_path / "runs")
+    assert "lo\ufffd" in set(table["metric"])
 
 
 def test_failed_and_diverged_runs_count_and_are_named(tmp_path):

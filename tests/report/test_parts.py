@@ -9,11 +9,12 @@ from report.pages import Reader, grid_study, written
 from results.fabricate import sealed_run
 from scipy import stats
 
-from normhpc.report import pictures
+from normhpc.report import findings, pictures
 from normhpc.report.comparison import compare
 from normhpc.report.cost import pareto_front
 from normhpc.report.curves import middle_and_band, stacked, thinned
 from normhpc.report.elements import Column, Datum, Table, escaped, number_text, table_csv
+from normhpc.report.reliability import pooled
 from normhpc.report.study import load_study
 from normhpc.report.svg import Axis, Plot, axis_over, even_ticks, path, tick_text
 from normhpc.report.time_to_target import training_seconds
@@ -187,6 +188,97 @@ def test_explanations_have_pictures_of_one_seed_and_numbers_of_all(tmp_path):
     assert [row["srg_retention"][1] for row in rows] == pytest.approx(expected)
     assert "zero_maps" not in rows[0]
     assert "Grad-CAM <b>" in page.text
+    assert page.text.count("then its map for the predicted and for the true class") == len(study.blocks)
+
+
+def test_explanations_are_compared_over_what_all_runs_of_a_block_are_right_about(tmp_path):
+    grid_study(tmp_path / "runs", seeds=2)
+    analysed(tmp_path / "runs")
+    study = load_study([tmp_path / "runs"])
+    blocks = [study.cell_block[cell] for cell in study.cell_of]
+    expected = np.zeros(len(study.cells))
+    for number, record in enumerate(study.records):
+        # images 2 to 5 are right in all, one more in each; image 2 is not seen by the first run of a block
+        rows = np.delete(np.arange(8), 2) if number == blocks.index(blocks[number]) else np.arange(8)
+        right = (rows > 1) & (rows < 6) | (rows == number % 2)
+        srg = np.random.default_rng(number).random(len(rows))
+        arrays = {"rows": rows, "labels": rows * 0, "right": right, "counted": right | True, "srg_retention": srg}
+        np.savez(record.folder.path / "posthoc" / "saliency.npz", **arrays)
+        expected[study.cell_of[number]] += srg[(rows > 2) & (rows < 6)].mean() / 2
+    page = Reader(written(tmp_path / "runs"))
+    told = [row["srg_retention_common"][1] for row in page.tables["t-posthoc-saliency"]]
+    np.testing.assert_allclose(told, expected)
+    assert "common: over the images that all runs of a block are right about, n = 3" in page.text
+    # what cannot be read in one block leaves its rows without
+    (study.records[0].folder.path / "posthoc" / "saliency.npz").write_bytes(b"PK damaged")
+    rows = Reader(written(tmp_path / "runs")).tables["t-posthoc-saliency"]
+    told = [row["srg_retention_common"][1] is not None for row in rows]
+    assert told == [block != blocks[0] for block in study.cell_block]
+    assert len(set(told)) == 2
+    block = study.blocks[blocks[0]]
+    page = Reader(written(tmp_path / "runs"))
+    again = f"normhpc analyze {tmp_path / 'runs'} --what saliency --again makes them anew"
+    assert (
+        f"saliency of {block}: no mean over common answers, since 1 of 6 saliency.npz are damaged or of an older"
+        in page.text
+    )
+    assert again in page.text
+
+
+def test_results_that_were_not_made_alike_are_told(tmp_path):
+    grid_study(tmp_path / "runs", seeds=1)
+    analysed(tmp_path / "runs")
+    assert "makes them alike" not in Reader(written(tmp_path / "runs")).text
+    study = load_study([tmp_path / "runs"])
+    for number, record in enumerate(study.records):
+        file = record.folder.path / "posthoc" / "saliency.json"
+        document = json.loads(file.read_text())
+        # the first block over as many images everywhere
+        cell = study.cell_of[number]
+        images = 64 if study.cell_block[cell] == 0 or study.cell_method[cell] > 0 else 128
+        file.write_text(json.dumps(document | {"method": f"way {number == 0}", "n": {"test_images": images}}))
+    text = Reader(written(tmp_path / "runs")).text
+    again = f"normhpc analyze {tmp_path / 'runs'} --what saliency --again"
+    assert (
+        f"saliency: some results were made by an older version in another way, and means are over both; {again} makes them"
+    ) in text
+    told = (
+        f"over 64 and 128 images, so methods are not compared on the same; {again} with one --images makes them alike"
+    )
+    assert [f"saliency, {block}: {told}" in text for block in study.blocks] == [False, True]
+
+
+def test_reliability_is_of_the_images_of_all_seeds_together():
+    nan = np.nan
+    first = np.array([[10, 0, 0, 30], [0.2, nan, nan, 0.9], [0.1, nan, nan, 0.8]])
+    second = np.array([[30, 5, 0, 10], [0.1, 0.4, nan, 1.0], [0.3, 1.0, nan, 1.0]])
+    confidence, right, images = pooled([first, second])
+    np.testing.assert_allclose(confidence, [(2 + 3) / 40, 0.4, nan, (27 + 10) / 40])
+    np.testing.assert_allclose(right, [(1 + 9) / 40, 1.0, nan, (24 + 10) / 40])
+    assert images.tolist() == [40, 5, 0, 40]
+
+
+def test_reliability_is_drawn_for_each_block(tmp_path):
+    grid_study(tmp_path / "runs", seeds=1)
+    analysed(tmp_path / "runs")
+    study = load_study([tmp_path / "runs"])
+    for record in study.records:
+        place = record.folder.path / "posthoc"
+        (place / "saliency.json").rename(place / "calibration.json")
+        width = {"images": np.eye(15)[7] * 20, "confidence": np.full(15, 0.5), "accuracy": np.full(15, 0.25)}
+        np.savez(place / "calibration.npz", **{f"equal_width_{name}": values for name, values in width.items()})
+    text = written(tmp_path / "runs")
+    for cell, block in enumerate(study.cell_block):
+        tip = escaped(f"{study.cell_name(cell)}: right 0.250 at confidence 0.500, 20 images")
+        assert f"<title>{tip}</title>" in text
+        assert f"{escaped(study.blocks[block])}: reliability" in text
+    np.savez(study.records[0].folder.path / "posthoc" / "calibration.npz", of_several_labels=np.zeros(3))
+    assert written(tmp_path / "runs").count("at confidence 0.500, 20 images") == 5
+
+
+def test_names_of_numbers_keep_their_points():
+    names = ("train.lambda_max", "random_rise_at_0.1")
+    assert [findings.header_words(name) for name in names] == ["train lambda max", "random rise at 0.1"]
 
 
 def test_pictures_beyond_the_room_are_left_out_and_counted(tmp_path, monkeypatch):
