@@ -6,6 +6,7 @@ feature_quantiles: [0.01, 0.2, 0.8, 0.99]}' or sweeps/probes.yaml.
 """
 
 import argparse
+import textwrap
 
 import pandas as pd
 
@@ -56,7 +57,9 @@ def draw(given: argparse.Namespace) -> figures.Drawing:
         f"Means over seeds, {figures.counted(table['n'])}. Ribbons: quantiles of all pooled features of val after each "
         f"epoch. Layers from input (top) to output; hatched: no finite value (a run that diverged ends). One scale for all."
     )
-    figure, axes = figures.page(len(parts), len(columns), 3.6, 2.9, caption)
+    titles = {name: [text for line in name.splitlines() for text in textwrap.wrap(line, 28)] for name in columns}
+    height = 2.7 + 0.18 * max(map(len, titles.values()))
+    figure, axes = figures.page(len(parts), len(columns), 3.6, height, caption)
     for row, part in zip(axes, parts, strict=True):
         own = {
             name: table[(table["column"] == name) & ((table["layer"] == "") == (part == "features"))]
@@ -67,7 +70,7 @@ def draw(given: argparse.Namespace) -> figures.Drawing:
         else:
             heat_maps(figure, row, own, measure.replace("_", " "))
     for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name, loc="left")
+        axis.set_title("\n".join(titles[name]), loc="left")
     return figures.Drawing(figure, table)
 
 

@@ -1,5 +1,5 @@
-"""Is a sharp minimum a bad one: largest eigenvalue of the Hessian, in evaluation and in training mode, against the
-generalisation gap, a point for each run, with Spearman's rank correlation.
+"""Is a sharp minimum a bad one: largest eigenvalue of the Hessian, in both modes, against the generalisation gap, a point
+for each run, with Spearman's rank correlation; as it is, times |w|², and times SGD's peak learning rate with the limit at 2.
 
 Needs `normhpc analyze RUNS_DIR --what hessian`. gap = train - test of --metric (test_top1; for a loss test - train): what
 the last epoch said of train, with augmentation and in training mode, less what the evaluation says of test.
@@ -16,11 +16,12 @@ from normhpc.results import figures
 from normhpc.results.names import better, quality_of
 
 MODES = ("eval", "train")
-COLUMNS = ["panel", "norm", "seed", "run_id", "gap", "mode", "modes_differ", "settled", "lambda_max"]
+AXES = {"lambda_max": "nats / weight²", "lambda_max_times_squared_norm": "nats", "lambda_max_times_lr": "no unit"}
+COLUMNS = ["panel", "norm", "seed", "run_id", "gap", "mode", "modes_differ", "settled", *AXES]
 
 
 def points(given: argparse.Namespace) -> tuple[pd.DataFrame, str, int]:
-    """A row per run and mode, the metric whose gap it has, and the number of runs left out."""
+    """A row per run, mode and axis, the metric whose gap it has, and the number of runs left out."""
     kept, runs = load_kept(given.dirs, "hessian"), figures.compared_runs(given)
     metric = figures.metric_of(runs, given)
     train = f"train_{quality_of(metric)}"
@@ -31,44 +32,45 @@ def points(given: argparse.Namespace) -> tuple[pd.DataFrame, str, int]:
         for run_id, own in panel.runs.set_index("run_id").iterrows():
             values, gap = kept[run_id].document["values"], better(metric) * (own[train] - own[metric])
             for mode in MODES:
-                found = (values["modes_differ"], values[mode]["checks"]["settled"], values[mode]["lambda_max"])
+                found = (values["modes_differ"], values[mode]["checks"]["settled"], *map(values[mode].get, AXES))
                 rows.append((panel.title, own["norm"], own["seed"], run_id, gap, mode, *found))
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"lambda_max": float})
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(AXES, float))
     whole = table[table["gap"].notna() & (table["lambda_max"] > 0)]
     if whole.empty:
         raise InputError(f"no run has a Hessian and the gap of {metric}; normhpc status {' '.join(given.dirs)}")
-    return whole, metric, len(table) - len(whole)
+    long = whole.melt([name for name in COLUMNS if name not in AXES], list(AXES), "quantity").dropna(subset="value")
+    return long, metric, len(table) - len(whole)
 
 
 def draw(given: argparse.Namespace) -> figures.Drawing:
-    """Modes across, a row for each data set, network and other setting; norms as colours and markers."""
+    """Modes across, a row for each panel and each of AXES; norms as colours and markers."""
     table, metric, lost = points(given)
-    titles = list(dict.fromkeys(table["panel"]))
-    difference = "train - test" if better(metric) > 0 else "test - train"
+    rows = list(dict.fromkeys(zip(table["panel"], table["quantity"], strict=True)))
     caption = (
-        "A point per run: lambda max of the mean training loss by Lanczos, against the generalisation gap. rho: "
-        "Spearman's rank correlation over the n runs of a panel; seeds of one norm are not independent, so it has no p "
-        "value. Hollow: the network answers alike in both modes. Faint: Lanczos has not settled. "
-        "By the scale of weights before a norm lambda max can be anything: compare the seeds of a norm before norms."
+        "A point per run: lambda max of the mean training loss by Lanczos, against the generalisation gap. rho: Spearman's "
+        "rank correlation over the n runs of a panel; seeds of one norm are not independent, so it has no p value. Hollow: "
+        "the network answers alike in both modes. Faint: Lanczos has not settled. A scale of all weights that the loss does not hang on "
+        "changes lambda max, not its product with |w|² (squared norm). lr: SGD's peak, momentum in it; dashed: 2, limit of stability."
         f"{f' {lost} points without gap or with lambda max not above 0 are left out.' if lost else ''}"
     )
-    figure, axes = figures.page(len(titles), len(MODES), 3.8, 3.2, caption, beside=2, sharey="row")
+    figure, axes = figures.page(len(rows), len(MODES), 3.8, 3.2, caption, beside=2, sharey="row")
     looks, parts, named = figures.looks(table["norm"]), [], {}
-    for title, line in zip(titles, axes, strict=True):
+    for (title, quantity), line in zip(rows, axes, strict=True):
         for axis, mode in zip(line, MODES, strict=True):
-            own = table[(table["panel"] == title) & (table["mode"] == mode)]
-            rho = spearmanr(own["lambda_max"], own["gap"]).statistic if own["gap"].nunique() > 1 < len(own) else None
+            own = table[table[["panel", "quantity", "mode"]].eq([title, quantity, mode]).all(axis=1)]
+            rho = spearmanr(own["value"], own["gap"]).statistic if own["gap"].nunique() > 1 else float("nan")
             for point in own.itertuples():
                 look, alpha = looks[point.norm], 1.0 if point.settled else 0.35
-                face = look.colour if point.modes_differ else "none"
-                style = {"marker": look.marker, "alpha": alpha, "facecolors": face, "edgecolors": look.colour}
-                named[point.norm] = axis.scatter(point.lambda_max, point.gap, s=36, **style)
+                style = {"facecolors": look.colour if point.modes_differ else "none", "edgecolors": look.colour}
+                named[point.norm] = axis.scatter(point.value, point.gap, 36, marker=look.marker, alpha=alpha, **style)
+            if quantity == "lambda_max_times_lr":
+                figures.reference_line(axis, 2)
             figures.log_ticks(axis)
-            axis.set_xlabel("lambda max (nats / weight²)")
-            told = "-" if rho is None else f"{rho:.2f}"
-            axis.set_title(f"{title}\n{mode} mode: rho = {told}, n = {len(own)}", loc="left")
+            axis.set_xlabel(f"{quantity.replace('_', ' ')} ({AXES[quantity]})")
+            axis.set_title(f"{title}\n{mode} mode: rho = {rho:.2f}, n = {len(own)}", loc="left")
             parts.append(own.assign(metric=metric, rho=rho, n=len(own)))
-        line[0].set_ylabel(f"{difference}, {figures.axis_label(quality_of(metric))}")
+        gap = f"{'train - test' if better(metric) > 0 else 'test - train'}, {figures.axis_label(quality_of(metric))}"
+        line[0].set_ylabel(gap)
     figures.legend_of_norms(figure, named)
     return figures.Drawing(figure, pd.concat(parts, ignore_index=True))
 

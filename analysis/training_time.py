@@ -1,7 +1,8 @@
 """What each norm costs: seconds per epoch and images per second relative to batch norm, beside peak memory.
 
-One row of panels for each data set, network and other setting that varies. Ratios are of geometric means over the
-finished runs. Only runs on the same kind of machine can be compared, and on an idle one. --metric has no use here.
+One row of panels for each data set, network, other setting that varies, and number of runs trained in one process.
+Ratios are of geometric means over the finished runs. Only runs on the same kind of machine can be compared, and on an
+idle one. --metric has no use here.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def cost(panel: figures.Panel) -> list[tuple[object, ...]]:
                 found = (
                     Estimate(1, None, None, len(values), "reference") if norm == "batch" else ratio_of(values, of_it)
                 )
-            shown = (found.value, found.low, found.high, found.n, found.method)
+            shown = (found.value, found.low, found.high, len(values), found.method)
             rows.append((panel.title, norm, measure, values.mean(), *shown))
     return rows
 
@@ -44,7 +45,7 @@ def cost(panel: figures.Panel) -> list[tuple[object, ...]]:
 def draw(given: argparse.Namespace) -> figures.Drawing:
     """Norms down; time, speed and memory across."""
     runs = figures.compared_runs(given)
-    found = {panel.title: cost(panel) for panel in figures.panels(runs, "norm")}
+    found = {panel.title: cost(panel) for panel in figures.by_company(figures.panels(runs, "norm"))}
     tables = {title: pd.DataFrame(rows, columns=COLUMNS) for title, rows in found.items() if rows}
     if not tables:
         raise InputError(

@@ -94,6 +94,19 @@ def test_training_time(tmp_path: Path, drawn) -> None:
     assert table.loc[("layer", "seconds_per_epoch"), "method"] == "Welch t of logarithms"
 
 
+def test_training_time_of_runs_in_company_has_a_panel_of_its_own(tmp_path: Path, drawn) -> None:
+    seconds = {("batch", 1): 2.0, ("layer", 1): 3.0, ("batch", 3): 5.0, ("layer", 3): 6.0}
+    for (norm, together), value in seconds.items():
+        config = {"norm": norm, "seed": together}
+        sealed_run(tmp_path, config, swept={"norm": norm}, seconds_per_epoch=value, trained_together=together)
+    table = drawn("training_time", tmp_path).set_index(["panel", "norm", "measure"])["shown"]
+    measure = "seconds_per_epoch"
+    panels = ["digits, convnet, alone", "digits, convnet, 3 in one process"]
+    assert list(dict.fromkeys(table.index.get_level_values("panel"))) == panels
+    assert [table[panel, "layer", measure] for panel in panels] == pytest.approx([1.5, 1.2], rel=1e-12)
+    assert [table[panel, "batch", measure] for panel in panels] == [1, 1]
+
+
 def test_training_time_without_batch_norm(tmp_path: Path, refused) -> None:
     sealed_run(tmp_path, {"norm": "layer"})
     assert refused("training_time", tmp_path) == (
