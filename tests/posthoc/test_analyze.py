@@ -13,7 +13,7 @@ from scipy import stats
 from sklearn.metrics import confusion_matrix, log_loss
 from support.launches import normhpc
 from support.sharded import BANDS, config, make_shards
-from support.trainings import TINY, new_run
+from support.trainings import TINY, new_run, trained
 
 from normhpc import data as image_data
 from normhpc import models
@@ -25,16 +25,9 @@ from normhpc.posthoc.kept import finite, weights_digest
 from normhpc.posthoc.saliency import answers_to_explain
 from normhpc.posthoc.subject import SEED
 from normhpc.record import RunFolder
-from normhpc.train import run
 from normhpc.train.trained import load_trained
 
 ALL = ",".join(ANALYSES)
-
-
-def trained(path: Path, *changes: dict) -> RunFolder:
-    folder = new_run(path, *changes)
-    run(folder.path)
-    return folder
 
 
 @pytest.fixture(scope="module")

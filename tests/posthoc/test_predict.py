@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from support.launches import fingerprint, normhpc
 from support.sharded import config, make_shards
-from support.trainings import TINY, new_run, train_on_ranks, weights
+from support.trainings import TINY, new_run, train_on_ranks, trained, weights
 
 from normhpc import data as image_data
 from normhpc import models
@@ -31,12 +31,6 @@ from normhpc.train.world import World
 
 KEPT = {"checkpoint": {"keep_best": True}}
 COLOURS = {**TINY, "data": {**TINY["data"], "channels": 3}}
-
-
-def trained(path: Path, *changes: dict) -> RunFolder:
-    folder = new_run(path, *changes)
-    run(folder.path)
-    return folder
 
 
 @pytest.fixture(scope="module")

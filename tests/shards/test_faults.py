@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.disks import mounted
 from support.shard_jobs import (
     IMAGES,
     bands_job,
@@ -191,15 +191,6 @@ def test_another_conversion_is_there(
         "give another --out, or delete the folder to convert anew"
     )
     assert contents(tmp_path / "train") == before
-
-
-def mounted(folder: Path, options: str) -> Iterator[Path]:
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs is not permitted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -77,6 +77,13 @@ class StopAfter(StopRequest):
         assert value is None
 
 
+def trained(path: Path, *changes: Mapping[str, Any]) -> RunFolder:
+    """A run as :func:`new_run` makes it, trained to its end."""
+    folder = new_run(path, *changes)
+    run(folder.path)
+    return folder
+
+
 def train_in_pieces(folder: RunFolder, steps: list[int]) -> dict[str, Any]:
     """Train with a stop after each number of steps; the summary of the last attempt, which is left alone."""
     for piece in steps:

@@ -55,6 +55,18 @@ def test_what_no_worker_answers_is_read_here(paths, workers, monkeypatch, comman
     assert plainly(reading.read_files(paths, 1000, there), there) == expected
 
 
+@pytest.mark.parametrize("end", ["exit 0", "kill -9 $$"])
+def test_an_answer_that_is_cut_short_is_none(paths, workers, monkeypatch, tmp_path, end):
+    here, there = Shapes(), Shapes()
+    expected = plainly(reading.read_here(paths, here), here)
+    worker = tmp_path / "worker"
+    head = '{"lines":5,"values":5,"shapes":[],"marks":[],"extents":[]}'
+    worker.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{head}'\nprintf abc\n{end}\n")
+    worker.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(worker))
+    assert plainly(reading.read_files(paths, 1000, there), there) == expected
+
+
 def test_few_bytes_need_no_worker(paths, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     shapes = Shapes()
