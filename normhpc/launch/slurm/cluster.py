@@ -108,9 +108,9 @@ class Cluster:
         """Array tasks that may still be submitted, by the limits of the controller, the association and the QOS."""
         mine = len(self.my_jobs(None))
         everyone = int(self.config.get("MaxJobCount", "10000"))
-        return max(
-            0, min(everyone - len(ask("squeue", "--noheader", "--array", "--format=%i").split()), *self._limits(mine))
-        )
+        # finished jobs count, too, until the controller forgets them (MinJobAge)
+        known = len(ask("squeue", "--noheader", "--array", "--states=all", "--format=%i").split())
+        return max(0, min(everyone - known, *self._limits(mine)))
 
     def _limits(self, mine: int) -> list[int]:
         mine_here = [f"user={pwd.getpwuid(os.getuid()).pw_name}"]

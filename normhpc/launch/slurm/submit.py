@@ -301,6 +301,7 @@ def _is_limit(text: str) -> bool:
         "AssocGrpSubmitJob",
         "MaxJobCount",
         "maximum job count",
+        "Resource temporarily unavailable",  # how sbatch puts MaxJobCount
     )
     return any(sign in text for sign in signs) or "Job violates accounting/QOS policy" in text
 

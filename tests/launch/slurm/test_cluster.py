@@ -79,6 +79,8 @@ def limits(slurm: FakeSlurm, associations: str, qos: str = "", queued: int = 0, 
 def test_room(slurm: FakeSlurm, associations: str, qos: str, queued: int, mine: int, free: int) -> None:
     assert limits(slurm, associations, qos, queued, mine) == free
     assert "cluster=here" in slurm.calls("sacctmgr")[0]
+    # finished jobs that the controller remembers are in its MaxJobCount
+    assert [call for call in slurm.calls("squeue") if "--user" not in call and "--states=all" in call]
 
 
 def test_cluster_without_accounts(slurm: FakeSlurm) -> None:

@@ -226,9 +226,12 @@ def test_no_more_than_there_is_room_for(sweep: Path, slurm: FakeSlurm) -> None:
     assert waves(journal) == [(0, 7, "7"), (7, 10, "7"), (10, 11, "7")]
 
 
-def test_unknown_limit_is_found_by_halving(sweep: Path, slurm: FakeSlurm) -> None:
+@pytest.mark.parametrize(
+    "refusal", [LIMIT, "sbatch: error: Batch job submission failed: Resource temporarily unavailable\n"]
+)
+def test_unknown_limit_is_found_by_halving(sweep: Path, slurm: FakeSlurm, refusal: str) -> None:
     journal = declared(sweep, 10)
-    slurm.answer("sbatch", err=LIMIT, code=1)
+    slurm.answer("sbatch", err=refusal, code=1)
     assert submit_what_fits(SubmissionJournal(sweep)) == 0
     assert len(slurm.calls("sbatch")) == 4  # 10, 5, 2, 1
     slurm.answer("sbatch", "Submitted batch job 8\n")
