@@ -3,15 +3,17 @@
 ``--runs 10000`` records of ``--epochs 200`` lines (a line of train, one of val, in turn; ~440 MB) are made in a temporary
 folder. The limit is to read the bytes of every ``metrics.jsonl`` and count the lines, in one process; a cold collect takes
 all processors. The peer is ``pandas.read_json`` file by file, on a sample, scaled up; polars where it is installed. Files
-are in the page cache. Each measurement is a process of its own, and the imports are not in its seconds; the whole
-command is timed as well.
+are in the page cache. Each measurement is the median of five processes of their own, and the imports are not in its
+seconds; the whole command is timed as well.
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from pathlib import Path
 from normhpc.config import RunConfig
 
 _SAMPLE = 100
+_ROUNDS = 5
 _NORMS = ("batch", "layer", "instance", "group", "frn", "evonorm_s0", "rms", "none")
 
 
@@ -46,29 +49,36 @@ def compare(folder: Path, runs: int, epochs: int) -> None:
     os.sync()  # or the system writes them to disk while they are read
     print(f"{runs} sealed runs, {runs * epochs} lines, {size / 1e6:.0f} MB of metrics.jsonl")
     limit = shown(folder, "read the bytes")["seconds"]
-    pandas = shown(folder, "pandas.read_json per file", runs / min(runs, _SAMPLE))["seconds"]
-    shown(folder, "polars.read_ndjson per file", runs / min(runs, _SAMPLE))
+    pandas = shown(folder, "pandas.read_json per file", factor=runs / min(runs, _SAMPLE))["seconds"]
+    shown(folder, "polars.read_ndjson per file", factor=runs / min(runs, _SAMPLE))
     cold = shown(folder, "lines, cold")["seconds"]
     print(f"{'':34}= {cold / limit:.1f} x the limit, pandas takes {pandas / cold:.0f} x as long")
     shown(folder, "lines, unchanged")
-    grow(folder, 100, epochs)
-    shown(folder, "lines, 100 runs changed")
+    grown = itertools.count(epochs + 1)
+    shown(folder, "lines, 100 runs changed", before=lambda: grow(folder, 100, next(grown)))
     for name in ("load_metrics, cold", "load_metrics, unchanged", "load_runs, cold", "load_runs, unchanged"):
         shown(folder, name)
-    grow(folder, 100, epochs)
-    shown(folder, "load_runs, 100 runs changed")
+    shown(folder, "load_runs, 100 runs changed", before=lambda: grow(folder, 100, next(grown)))
     started = time.perf_counter()
     subprocess.run([sys.executable, "-m", "normhpc", "collect", str(folder)], check=True, capture_output=True)
     print(f"{'the command, unchanged':34}{time.perf_counter() - started:7.3f} s")
 
 
-def shown(folder: Path, name: str, factor: float = 1.0) -> dict[str, float]:
-    """Run one measurement in a process of its own and print it."""
+def shown(
+    folder: Path, name: str, *, factor: float = 1.0, before: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Measure a few times, each in a process of its own after ``before``, and print the median and the extremes."""
     command = [sys.executable, __file__, "--folder", str(folder), "--measure", name]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    if found:
-        found["seconds"] *= factor
-        print(f"{name:34}{found['seconds']:7.3f} s   {found['peak_mb']:6.0f} MB", flush=True)
+    rounds = []
+    for _ in range(_ROUNDS):
+        before()
+        rounds.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
+    if not rounds[0]:
+        return {}
+    seconds = sorted(found["seconds"] * factor for found in rounds)
+    found = {"seconds": statistics.median(seconds), "peak_mb": max(found["peak_mb"] for found in rounds)}
+    extremes = f"({seconds[0]:.3f} to {seconds[-1]:.3f})"
+    print(f"{name:34}{found['seconds']:7.3f} s {extremes:20}{found['peak_mb']:6.0f} MB", flush=True)
     return found
 
 
@@ -125,13 +135,13 @@ def seal(run: Path, source: random.Random, size: int, rows: int) -> None:
     temporary.replace(run / "summary.json")
 
 
-def grow(folder: Path, count: int, epochs: int) -> None:
-    """One more line in ``count`` runs, which are then sealed again."""
+def grow(folder: Path, count: int, epoch: int) -> None:
+    """One more line, of ``epoch``, in ``count`` runs, which are then sealed again."""
     source = random.Random(1)
     for run in sorted((folder / "bench").iterdir())[:count]:
         with (run / "metrics.jsonl").open("a") as file:
-            file.write(line(source, epochs + 1, "train"))
-        seal(run, source, (run / "metrics.jsonl").stat().st_size, epochs + 1)
+            file.write(line(source, epoch, "train"))
+        seal(run, source, (run / "metrics.jsonl").stat().st_size, epoch)
 
 
 def timed(call: Callable[[], object]) -> dict[str, float]:
@@ -172,14 +182,16 @@ def polars_by_file(folder: Path) -> dict[str, float]:
 def lines(folder: Path, *, rebuild: bool = False) -> dict[str, float]:
     """What the cache does for every ``metrics.jsonl``: find it, ask whether it changed, read it if so, all its lines."""
     from normhpc.results.find import name_below, runs_by_directory
-    from normhpc.results.store.folder import CacheFolder, mark_of, remove_cache, without_garbage_collection
+    from normhpc.results.store.folder import CacheFolder, remove_cache
+    from normhpc.results.store.garbage import without_garbage_collection
+    from normhpc.results.store.marks import mark_of
     from normhpc.results.store.metrics import MetricCache, Wanted
 
     def read() -> None:
         ((directory, paths),) = runs_by_directory([folder]).items()
-        files = [(name_below(directory, path), f"{path}/metrics.jsonl") for path in paths]
-        wanted = [Wanted(name, path, mark_of(path)) for name, path in files]
         with without_garbage_collection():
+            files = [(name_below(directory, path), f"{path}/metrics.jsonl") for path in paths]
+            wanted = [Wanted(name, path, mark_of(path)) for name, path in files]
             MetricCache(CacheFolder(directory)).measured(wanted, directory)
 
     if rebuild:

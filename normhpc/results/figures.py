@@ -17,7 +17,7 @@ import pandas as pd
 from normhpc.config import RunConfig
 from normhpc.errors import InputError, Problem, did_you_mean
 from normhpc.files import replace_file
-from normhpc.results.names import default_metrics, is_share, quality_of, split_of
+from normhpc.results.names import default_metrics, is_share, limits_of, quality_of, split_of
 from normhpc.results.runs import load_runs
 from normhpc.results.summary import STATISTICS, checked_metrics, field_columns, summarize
 from normhpc.results.together import going_along
@@ -355,12 +355,15 @@ def paged(
 
 def means(runs: pd.DataFrame, metric: str, *keys: str) -> list[tuple[Panel, pd.DataFrame]]:
     """For each panel a row per combination of ``keys``: ``panel metric``, the keys, the counts and, without the metric's
-    name, the statistics of :func:`normhpc.results.summarize`, then where the panel differs from others.
+    name, the statistics of :func:`normhpc.results.summarize`, ends of intervals cut to what the metric can be, then where
+    the panel differs from others.
     """
     found = []
     for panel in panels(runs, *keys):
         table = summarize(panel.runs, by=keys, metrics=[metric])
         table = table.rename(columns={f"{metric}_{part}": part for part in STATISTICS})
+        least, most = limits_of(metric)
+        table = table.assign(low=table["low"].clip(lower=least), high=table["high"].clip(upper=most))
         table.insert(0, "panel", panel.title)
         table.insert(1, "metric", metric)
         found.append((panel, table.assign(**panel.fields)))

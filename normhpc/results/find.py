@@ -6,7 +6,10 @@ from pathlib import Path
 
 from normhpc.errors import InputError, Problem
 from normhpc.record import RunFolder
-from normhpc.results.store.folder import Mark, mark_of
+from normhpc.results.store.marks import Mark, mark_of
+
+_MADE_BY_DEFAULT = "runs"
+_MAKES_RUNS = "; normhpc sweep SWEEP.yaml makes runs"
 
 
 def find_runs(dirs: Iterable[str | os.PathLike[str]]) -> list[RunFolder]:
@@ -26,12 +29,11 @@ def runs_by_directory(dirs: Iterable[str | os.PathLike[str]]) -> dict[str, dict[
     directories = list(dict.fromkeys(os.fspath(directory) for directory in dirs))
     for directory in directories:
         if not os.path.isdir(directory):  # noqa: PTH112 - no Path is made for it
-            what = "not a folder" if Path(directory).exists() else "there is no such folder"
-            problems.append(Problem(f"{what}; normhpc sweep SWEEP.yaml makes runs", file=directory))
+            problems.append(Problem(_what_to_do(directory), file=directory))
             continue
         paths = dict(_runs_below(directory))
         if not paths:
-            problems.append(Problem("there are no runs in it; normhpc sweep SWEEP.yaml makes runs", file=directory))
+            problems.append(Problem(f"there are no runs in it{_MAKES_RUNS}", file=directory))
         if len(directories) > 1:
             start = Path(directory).absolute()
             absolute = {path: f"{start}/{name_below(directory, path)}".rstrip(os.sep) for path in paths}
@@ -41,6 +43,16 @@ def runs_by_directory(dirs: Iterable[str | os.PathLike[str]]) -> dict[str, dict[
     if problems:
         raise InputError(problems)
     return found
+
+
+def _what_to_do(directory: str) -> str:
+    """What is wrong with what is no folder, and what was probably meant."""
+    path = Path(directory)
+    if path.exists():
+        likely = Path(_MADE_BY_DEFAULT, path.stem if path.suffix in (".yaml", ".yml") else "")
+        return f"not a folder; give the one of a run, of a sweep or of sweeps, such as {likely}"
+    likely = Path(_MADE_BY_DEFAULT, directory)
+    return f"there is no such folder{f', did you mean {likely}?' if likely.is_dir() else _MAKES_RUNS}"
 
 
 def name_below(directory: str, path: str) -> str:

@@ -12,7 +12,7 @@ from normhpc.results.fields import field_names
 from normhpc.results.measured import measured_parts
 from normhpc.results.records import RunRecord, read_records, torn_note
 from normhpc.results.runs import field_columns, in_order
-from normhpc.results.store.folder import without_garbage_collection
+from normhpc.results.store.garbage import without_garbage_collection
 from normhpc.results.store.lines import LINE, Extent, Shapes
 
 _BLOCK_LINES = 65_536
@@ -24,7 +24,8 @@ def load_metrics(*dirs: str | os.PathLike[str], rebuild: bool = False) -> pd.Dat
 
     Columns: ``run_id sweep``, the fields of :func:`~normhpc.results.load_runs`, ``seed epoch step split attempt
     metric value``. Of lines with the same epoch, step and split, written again after a resume, the last holds.
-    A value that was not finite is NaN. Rows: runs as in ``load_runs``, then by epoch and step.
+    A value that was not finite is NaN. Rows: runs as in ``load_runs``, then by epoch and step, the metrics of a
+    line by name.
     Text is in categories, whole numbers in 32 bits where they fit: a study has tens of millions of rows.
 
     What is read is kept (docs/records.md), so that the next call reads only what changed; ``rebuild`` reads all anew.

@@ -1,5 +1,6 @@
 """The columns of a table: which are measurements, which come first, and which way is better."""
 
+import math
 from collections.abc import Iterable
 
 IDENTITY = ("run_id", "sweep", "state", "seed")
@@ -69,6 +70,13 @@ def quality_of(metric: str) -> str:
 def is_share(metric: str) -> bool:
     """Whether ``metric`` is a fraction of 1."""
     return quality_of(metric) in _SHARES
+
+
+def limits_of(metric: str) -> tuple[float, float]:
+    """The least and the most that ``metric`` can be."""
+    if is_share(metric):
+        return 0.0, 1.0
+    return (0.0 if quality_of(metric) == "loss" or metric in COST else -math.inf), math.inf
 
 
 def is_known(metric: str) -> bool:

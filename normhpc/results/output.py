@@ -1,6 +1,7 @@
 """``normhpc collect``: records in, a table out."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,19 @@ def collect(
     data = content.encode() if isinstance(content, str) else content
     replace_file(target, lambda file: file.write(data))
     return Collected(None, notes, odd)
+
+
+def tell(collected: Collected) -> int:
+    """Write the table to standard output and the notes to standard error. Returns the exit code: 1 when something is odd."""
+    if isinstance(collected.content, bytes):
+        sys.stdout.buffer.write(collected.content)
+    elif collected.content is not None:
+        sys.stdout.write(collected.content)
+    for note in collected.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for note in collected.odd:
+        print(f"error: {note}", file=sys.stderr)
+    return int(bool(collected.odd))
 
 
 def odd_notes(runs: pd.DataFrame, dirs: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -16,7 +16,9 @@ from normhpc.files import read_json
 from normhpc.record import SEALED, RunFolder, RunStatus, read_status, read_summary
 from normhpc.results.find import name_below, runs_by_directory
 from normhpc.results.store.documents import Document, DocumentCache
-from normhpc.results.store.folder import CacheFolder, Mark, mark_of, remove_cache, without_garbage_collection
+from normhpc.results.store.folder import CacheFolder, remove_cache
+from normhpc.results.store.garbage import without_garbage_collection
+from normhpc.results.store.marks import Mark, mark_of
 from normhpc.results.surrogates import without_surrogates
 
 

@@ -11,7 +11,7 @@ from normhpc.results.fields import field_names, field_values
 from normhpc.results.measured import torn_lines
 from normhpc.results.names import BEFORE_ANY_RESULT, COST, final_order
 from normhpc.results.records import RunRecord, read_records, torn_note
-from normhpc.results.store.folder import without_garbage_collection
+from normhpc.results.store.garbage import without_garbage_collection
 
 
 @without_garbage_collection()

@@ -11,18 +11,14 @@ from rich.live import Live
 from rich.table import Table
 
 from normhpc.record import STATES
-from normhpc.results.status import Failure, Progress, QueueLookup, SweepStatus, no_queue, sweep_statuses
+from normhpc.results.status import Failure, NoQueue, Progress, QueueLookup, SweepStatus, sweep_statuses
 
 _REFRESH_SECONDS = 2.0
 _SHOWN = 10
 
 
-def _records_alone() -> QueueLookup:
-    return no_queue
-
-
 def show_status(
-    folders: Sequence[Path], console: Console, new_queue: Callable[[], QueueLookup] = _records_alone, *, as_json: bool
+    folders: Sequence[Path], console: Console, new_queue: Callable[[], QueueLookup] = NoQueue, *, as_json: bool
 ) -> None:
     """Print the status of every sweep in ``folders`` once. ``new_queue`` asks the cluster anew."""
     statuses = sweep_statuses(folders, new_queue())
@@ -32,9 +28,7 @@ def show_status(
         console.print(_render(statuses))
 
 
-def watch_status(
-    folders: Sequence[Path], console: Console, new_queue: Callable[[], QueueLookup] = _records_alone
-) -> None:
+def watch_status(folders: Sequence[Path], console: Console, new_queue: Callable[[], QueueLookup] = NoQueue) -> None:
     """Print the status again and again until interrupted, or until nothing is in flight any more."""
     idle_looks = 0
     with Live(console=console, auto_refresh=False) as live:
@@ -42,10 +36,14 @@ def watch_status(
             statuses = sweep_statuses(folders, new_queue())
             live.update(_render(statuses), refresh=True)
             # between two runs of a launcher nothing is in flight for a moment
-            idle_looks = 0 if any(status.in_flight for status in statuses) else idle_looks + 1
+            idle_looks = 0 if any(map(_is_busy, statuses)) else idle_looks + 1
             if idle_looks == 2:
                 return
             time.sleep(_REFRESH_SECONDS)
+
+
+def _is_busy(status: SweepStatus) -> bool:
+    return bool(status.in_flight) or any(row.submitted + row.running for row in status.analyses)
 
 
 def _render(statuses: Sequence[SweepStatus]) -> Group:
@@ -55,19 +53,24 @@ def _render(statuses: Sequence[SweepStatus]) -> Group:
         counts.add_row(status.sweep, str(status.total), *(str(status.counts[state]) for state in shown))
     running = Table("running", "", "epoch", "newest", box=None, pad_edge=False)
     failed = Table("failed", "", "why", box=None, pad_edge=False)
+    states = ("submitted", "running", "finished", "failed")
+    analyses = Table("analysis", "sweep", *states, "output", box=None, pad_edge=False)
     for status in statuses:
         for run in status.in_flight[:_SHOWN]:
             shown_epochs = "?" if run.epochs is None else run.epochs
-            running.add_row(run.run_id, _label(run.swept), f"{run.epoch or 0}/{shown_epochs}", _newest(run))
+            running.add_row(run.run_id, swept_label(run.swept), f"{run.epoch or 0}/{shown_epochs}", _newest(run))
         groups = _alike(status.failures)
         for first, *others in groups[:_SHOWN]:
             why = (first.message.splitlines() or [""])[0]
             ids = f"{first.run_id} and {len(others)} alike" if others else first.run_id
-            failed.add_row(ids, _label(first.swept), f"{first.error}: {why}")
+            failed.add_row(ids, swept_label(first.swept), f"{first.error}: {why}")
+        for row in status.analyses:
+            analysed = [str(getattr(row, state)) for state in states]
+            analyses.add_row(row.analysis, status.sweep, *analysed, row.output or "")
         _tell_rest(running, len(status.in_flight))
         _tell_rest(failed, len(groups))
     notes = [f"note: {note}" for status in statuses for note in status.notes]
-    return Group(*[table for table in (counts, running, failed) if table.row_count], *notes)
+    return Group(*[table for table in (counts, running, failed, analyses) if table.row_count], *notes)
 
 
 def _alike(failures: Sequence[Failure]) -> list[list[Failure]]:
@@ -88,7 +91,8 @@ def _tell_rest(table: Table, total: int) -> None:
         table.add_row(f"... and {total - _SHOWN} more")
 
 
-def _label(swept: object) -> str:
+def swept_label(swept: object) -> str:
+    """What sets a run apart, on a line: ``data=digits norm=group norm.groups=8``. Empty for what a record does not say."""
     if not isinstance(swept, dict):
         return ""
     return " ".join(f"{path.removesuffix('.name')}={value}" for path, value in swept.items() if value is not None)

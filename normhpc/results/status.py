@@ -6,10 +6,10 @@ Reads the records only and imports no pandas: ten thousand records in about a se
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from normhpc.files import read_json
 from normhpc.record import IN_FLIGHT, STATES, RunFolder, RunStatus, State, state_with_queue
@@ -19,6 +19,7 @@ from normhpc.results.records import read_state
 
 _TAIL_BYTES = 65_536
 _SUBMISSIONS = ".slurm/journal.jsonl"
+_ANALYSES = ".analyses/journal.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,25 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class AnalysisStatus:
+    """One analysis that jobs were given for runs of a sweep, and at how many of these runs it is how far."""
+
+    analysis: str
+    submitted: int
+    running: int
+    finished: int
+    failed: int
+    """Runs without a result whose job has ended."""
+    output: str | None
+    """File with what the newest job printed that left such a run; None when none did."""
+
+
+@dataclass(frozen=True, slots=True)
 class SweepStatus:
-    """One sweep, by the name of its folder. ``counts`` has all eight states."""
+    """One sweep, by the name of its folder. ``counts`` has all eight states.
+
+    ``analyses`` has those that jobs are at, or that failed in one.
+    """
 
     sweep: str
     total: int
@@ -58,14 +76,28 @@ class SweepStatus:
     in_flight: tuple[Progress, ...]
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
+    analyses: tuple[AnalysisStatus, ...]
 
 
-QueueLookup = Callable[[Path], Mapping[str, State] | None]
-"""From the folder of a sweep to the runs that a cluster's queue has of it; None where no queue was involved."""
+class QueueLookup(Protocol):
+    """What a cluster's queue tells of the sweep in a folder."""
+
+    def runs_of(self, sweep_folder: Path) -> Mapping[str, State] | None:
+        """The runs that the queue has; None where no queue was involved."""
+
+    def analyses_in(self, sweep_folder: Path) -> Sequence[AnalysisStatus]:
+        """The analyses that jobs are at, or that failed in one."""
 
 
-def no_queue(sweep_folder: Path) -> None:
-    """No cluster is asked."""
+class NoQueue:
+    """No cluster is asked. A :class:`QueueLookup`."""
+
+    def runs_of(self, sweep_folder: Path) -> None:
+        """No queue was involved."""
+
+    def analyses_in(self, sweep_folder: Path) -> Sequence[AnalysisStatus]:
+        """None that anybody knows of."""
+        return ()
 
 
 @dataclass(slots=True)
@@ -74,18 +106,22 @@ class _Tally:
     in_flight: list[Progress] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    analyses: list[AnalysisStatus] = field(default_factory=list)
 
 
-def sweep_statuses(dirs: Iterable[str | os.PathLike[str]], queue: QueueLookup = no_queue) -> list[SweepStatus]:
+def sweep_statuses(dirs: Iterable[str | os.PathLike[str]], queue: QueueLookup | None = None) -> list[SweepStatus]:
     """The status of every sweep in ``dirs`` (folders of sweeps, sweeps or runs), by name.
 
-    ``queue`` gives what a cluster's queue has of the sweep in a folder, which goes before the records: a run in
-    flight that it does not have is lost. ``dataclasses.asdict`` of a status is JSON. Raises
+    What ``queue`` has of runs goes before their records: a run in flight that it does not have is lost. None asks no
+    cluster. ``dataclasses.asdict`` of a status is JSON. Raises
     :class:`~normhpc.errors.InputError` when there are no runs.
     """
     places = [os.fspath(directory) for directory in dirs]
     tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
-    queued = {sweep: found for sweep in _submitted_sweeps(places) if (found := queue(sweep)) is not None}
+    asked = queue or NoQueue()
+    queued = {
+        sweep: found for sweep in _sweeps_with(_SUBMISSIONS, places) if (found := asked.runs_of(sweep)) is not None
+    }
     folders = find_runs(places) if not any(queued.values()) else find_runs_if_any(places)
     for folder in folders:
         status, notes = read_state(folder)
@@ -103,6 +139,9 @@ def sweep_statuses(dirs: Iterable[str | os.PathLike[str]], queue: QueueLookup = 
         for run_id, state in runs.items():
             if run_id not in recorded:
                 tallies[sweep.name].counts[state] += 1
+    for sweep in _sweeps_with(_ANALYSES, places):
+        if sweep.name in tallies:  # else somebody has taken all its runs away
+            tallies[sweep.name].analyses += asked.analyses_in(sweep)
     return [
         SweepStatus(
             sweep=name,
@@ -111,16 +150,17 @@ def sweep_statuses(dirs: Iterable[str | os.PathLike[str]], queue: QueueLookup = 
             in_flight=tuple(tally.in_flight),
             failures=tuple(tally.failures),
             notes=tuple(tally.notes),
+            analyses=tuple(tally.analyses),
         )
         for name, tally in sorted(tallies.items())
     ]
 
 
-def _submitted_sweeps(dirs: Iterable[str]) -> list[Path]:
-    """Folders of sweeps in ``dirs`` that were ever submitted to a cluster."""
+def _sweeps_with(journal: str, dirs: Iterable[str]) -> list[Path]:
+    """Folders of sweeps in ``dirs`` in which there is a ``journal``: something of them was submitted to a cluster."""
     places = [Path(directory).absolute() for directory in dirs]
-    found = [place for place in places if (place / _SUBMISSIONS).exists()]
-    return found + [path.parents[1] for place in places for path in sorted(place.glob(f"*/{_SUBMISSIONS}"))]
+    found = [place for place in places if (place / journal).exists()]
+    return found + [path.parents[1] for place in places for path in sorted(place.glob(f"*/{journal}"))]
 
 
 def newest_row(folder: RunFolder) -> dict[str, Any]:

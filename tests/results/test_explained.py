@@ -1,5 +1,7 @@
 """Means of explanations over images, and answers that several networks get right."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -26,6 +28,29 @@ def test_maps_of_one_image_are_averaged_first_and_what_is_not_finite_or_chosen_l
     assert told(one) == "2.00, n = 1"
     assert (told(None), parts_of(None)) == ("-, n = 0", (None, None, None, 0))
     assert over_images(values, np.arange(6), np.zeros(6, bool)) is None
+
+
+@pytest.mark.parametrize(
+    ("measure", "least", "most"),
+    [
+        ("srg_retention", -1, 1),
+        ("srg_probability_blur", -1, 1),
+        ("insertion_blur", 0, 1),
+        ("pointing", 0, 1),
+        ("sensitivity_max", 0, math.inf),
+        ("other", -math.inf, math.inf),
+    ],
+)
+def test_intervals_stay_within_what_a_number_can_be(measure: str, least: float, most: float) -> None:
+    values = np.array([0.0, 0.9, 1.0, 0.05])
+    arrays = {"rows": np.arange(4), "labels": np.zeros(4), "right": np.ones(4, bool), "counted": np.ones(4, bool)}
+    [(own, common)] = own_and_common([{**arrays, measure: values}], measure)
+    low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+    assert low < 0
+    assert high > 1
+    for found in (own, common):
+        assert (found.low, found.high) == pytest.approx((max(low, least), min(high, most)))
+        assert told(found) == f"{values.mean():.2f} ± {high - values.mean():.2f}, n = 4"
 
 
 def run(rows: list[int], labels: list[int], right: list[bool], srg: list[float]) -> dict[str, np.ndarray]:

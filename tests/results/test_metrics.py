@@ -31,11 +31,11 @@ def test_every_number_of_every_line_is_a_row(tmp_path):
     frame, rows = read(tmp_path)
     assert list(frame.columns) == COLUMNS
     assert rows[:8] == [
+        (1, "train", "images_per_second", 700.0),
         (1, "train", "loss", 1.0),
-        (1, "train", "top1", 0.5),
         (1, "train", "lr", 0.1),
         (1, "train", "seconds", 2.0),
-        (1, "train", "images_per_second", 700.0),
+        (1, "train", "top1", 0.5),
         (1, "val", "loss", 2.0),
         (1, "val", "top1", 0.4),
         (1, "val", "top5", 0.8),

@@ -294,5 +294,19 @@ def test_missing_and_empty_folders_are_all_named(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}/absent: there is no such folder; normhpc sweep SWEEP.yaml makes runs\n"
         f"{tmp_path}/empty: there are no runs in it; normhpc sweep SWEEP.yaml makes runs\n"
-        f"{tmp_path}/file: not a folder; normhpc sweep SWEEP.yaml makes runs"
+        f"{tmp_path}/file: not a folder; give the one of a run, of a sweep or of sweeps, such as runs"
+    )
+
+
+def test_the_name_of_a_sweep_is_no_folder_but_near_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    with pytest.raises(InputError) as caught:
+        load_runs("demo")
+    assert str(caught.value) == "demo: there is no such folder, did you mean runs/demo?"
+    (tmp_path / "demo.yaml").write_text("name: demo")
+    with pytest.raises(InputError) as caught:
+        load_runs("demo.yaml")
+    assert str(caught.value) == (
+        "demo.yaml: not a folder; give the one of a run, of a sweep or of sweeps, such as runs/demo"
     )

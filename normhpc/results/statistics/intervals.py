@@ -29,13 +29,17 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class MeanOfValues:
-    """Mean, standard deviation with n - 1 and 95 % interval of ``n`` values; with n = 1 there is a mean alone."""
+    """Mean, standard deviation with n - 1 and 95 % interval of ``n`` values; with n = 1 there is a mean alone.
+
+    ``low`` and ``high`` are cut to what the values can be, ``half``, what stands behind a ±, is not.
+    """
 
     n: int
     mean: float
     std: float | None
     low: float | None
     high: float | None
+    half: float | None = None
     method: str = "Student t"
 
 
@@ -49,10 +53,15 @@ def half_width(std: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[
     return np.asarray(quantile * std / np.sqrt(known), dtype=np.float64)
 
 
-def mean_of(values: ArrayLike) -> MeanOfValues:
-    """Mean of ``values`` (n,) with its 95 % interval, mean +/- t(0.975; n - 1) std / sqrt(n).
+ANY = (-math.inf, math.inf)
+"""Limits of what has none."""
 
-    Exact for normal values at any n >= 2. Raises :class:`~normhpc.errors.InputError` for no values or NaN.
+
+def mean_of(values: ArrayLike, limits: tuple[float, float] = ANY) -> MeanOfValues:
+    """Mean of ``values`` (n,) with its 95 % interval, mean +/- t(0.975; n - 1) std / sqrt(n), within ``limits``.
+
+    Exact for normal values at any n >= 2. What values cannot be, a share above 1 say, is no part of the interval; that it
+    is left out does not make the interval hold the mean less often. Raises :class:`~normhpc.errors.InputError` for no values or NaN.
     """
     given = finite_values("values", values)
     n, mean = len(given), float(given.mean())
@@ -60,7 +69,7 @@ def mean_of(values: ArrayLike) -> MeanOfValues:
         return MeanOfValues(n, mean, None, None, None)
     std = float(given.std(ddof=1))
     half = float(half_width(np.array(std), np.array(float(n))))
-    return MeanOfValues(n, mean, std, mean - half, mean + half)
+    return MeanOfValues(n, mean, std, max(limits[0], mean - half), min(limits[1], mean + half), half)
 
 
 def ratio_of(values: ArrayLike, others: ArrayLike) -> Estimate:

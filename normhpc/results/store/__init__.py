@@ -6,5 +6,7 @@
 ``lines``       ``metrics.jsonl`` into columns of numbers
 ``reading``     many of these files at once
 ``metrics``     these columns, of every run
+``marks``       whether a file is the one that was read
+``garbage``     Python's garbage collector, and when it is in the way
 =============== ======================================================================================
 """

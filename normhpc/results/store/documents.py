@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
+import msgspec
 
-from normhpc.results.store.folder import CacheFolder, Mark
+from normhpc.results.store.folder import CacheFolder
+from normhpc.results.store.marks import Mark
 
 _FILE = "documents"
 _SEPARATOR = b",\n"
@@ -45,7 +46,7 @@ class DocumentCache:
         if self._found:
             try:
                 self._read(self._found)
-            except (ValueError, TypeError, KeyError, IndexError):
+            except (msgspec.MsgspecError, ValueError, TypeError, KeyError, IndexError):
                 self._lines, self._rows, self._parts, self._numbers = {}, {}, [], {}
 
     def get(self, name: str, asked: Mark, sealed: Mark | None) -> Document | None:
@@ -71,7 +72,7 @@ class DocumentCache:
             self._folder.update(lambda: self._write(directory))
 
     def _read(self, content: bytes) -> None:
-        parts, *rows = orjson.loads(b"[" + content + b"]")
+        parts, *rows = msgspec.json.decode(b"[" + content + b"]")
         lines = content.split(_SEPARATOR)[1:]
         if not isinstance(parts, list):
             raise TypeError("expected a list of parts")

@@ -1,14 +1,12 @@
 """Where the cache of a folder of records lies, and files in it that are whole or count as absent."""
 
 import contextlib
-import gc
 import hashlib
 import os
 import shutil
-import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from normhpc.errors import BusyError
@@ -16,32 +14,8 @@ from normhpc.record.lock import exclusive_lock
 
 NAME = ".normhpc-cache"
 
-READER = 2
+READER = 3
 """Version of the readers and of the files: a cache of another one is not used. Raised when either changes."""
-
-Mark = tuple[int, int, int]
-"""What tells that a file is the one that was read: bytes, modification time in ns, inode."""
-
-
-def mark_of(path: str) -> Mark | None:
-    """The mark of a file; None when there is none, or something else that is no file."""
-    try:
-        found = os.stat(path)  # noqa: PTH116 - tens of thousands of them
-    except OSError:
-        return None
-    return (found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
-@contextlib.contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """While millions of objects come and stay, looking again and again for some that went takes half of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class CacheFolder:
@@ -50,18 +24,24 @@ class CacheFolder:
     def __init__(self, records: str | None) -> None:
         self.path = None if records is None else _writable_place(Path(records))
 
-    def read(self, name: str, checksum: int, content: memoryview) -> bool:
-        """Fill ``content`` with what :meth:`write` wrote; False when it is absent, of another length or checksum."""
+    def read(self, name: str, checksum: int, parts: Iterable[memoryview]) -> bool:
+        """Fill ``parts``, one after the other, with what :meth:`write` wrote.
+
+        False when it is absent, of another length or checksum; what is in ``parts`` then is nothing to use.
+        """
         if self.path is None:
             return False
+        found = 0
         try:
             # not mapped into memory: a file that shrinks under a map kills the process
             with (self.path / name).open("rb") as file:
-                whole = os.fstat(file.fileno()).st_size == content.nbytes
-                file.readinto(content)
+                for part in parts:
+                    if file.readinto(part) != part.nbytes:
+                        return False
+                    found = zlib.crc32(part, found)
+                return not file.read(1) and found == checksum
         except OSError:
             return False
-        return whole and zlib.crc32(content) == checksum
 
     def read_head(self, name: str) -> bytes | None:
         """The content of a file that :meth:`write_head` wrote, None when it is absent or damaged."""

@@ -16,12 +16,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from normhpc.results.store.folder import Mark, without_garbage_collection
+from normhpc.results.store.garbage import without_garbage_collection
 from normhpc.results.store.lines import LINE, Extent, LineParser, Parsed, Shapes
+from normhpc.results.store.marks import Mark
 
 _WHILE_A_WORKER_STARTS = 64_000_000
 """Bytes that are parsed while a worker starts, and hands over what it parsed: so many more are the caller's share."""
@@ -99,11 +100,11 @@ def _ask(paths: Sequence[str], number: int, answers: list[_Answer | None]) -> No
     except OSError:
         # no more processes are allowed
         return
-    with worker, contextlib.suppress(OSError, ValueError):
+    with worker, contextlib.suppress(OSError, ValueError, msgspec.MsgspecError):
         asked, told = cast("io.BufferedWriter", worker.stdin), cast("io.BufferedReader", worker.stdout)
         asked.write(json.dumps(paths).encode())
         asked.close()
-        head = orjson.loads(told.readline())
+        head = msgspec.json.decode(told.readline())
         # straight to where it stays: new memory costs more than parsing
         found = _Answer(head, np.empty(head["lines"], LINE), np.empty(head["values"]))
         got = [told.readinto(part.view(np.uint8).data) for part in found[1:]]

@@ -28,6 +28,17 @@ def test_the_interval_by_hand():
     assert np.isnan(half_width(np.array([np.nan, np.nan]), np.array([1, 0]))).all()
 
 
+def test_ends_are_cut_to_what_the_values_can_be_and_half_is_not():
+    values = [0.98, 0.99, 1.0]
+    half = scipy.stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / 3**0.5
+    found = mean_of(values, (0.0, 1.0))
+    assert (found.low, found.high, found.half) == pytest.approx((0.99 - half, 1.0, half))
+    assert 0.99 + half > 1
+    other = mean_of([-value for value in values], (-0.995, 0.0))
+    assert (other.low, other.high, other.half) == pytest.approx((-0.995, -0.99 + half, half))
+    assert mean_of([1.0], (0.0, 1.0)).half is None
+
+
 def test_one_value_has_no_interval():
     assert mean_of([0.5]) == MeanOfValues(1, 0.5, None, None, None)
 

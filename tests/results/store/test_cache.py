@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from normhpc.results import collect, load_metrics, load_runs
 from normhpc.results.store import folder as store_folder
 from normhpc.results.store import metrics as store_metrics
 from normhpc.results.store.lines import LineParser
+from normhpc.results.store.marks import mark_of
 
 FORMATS = ("table", "csv", "json", "parquet", "markdown", "latex", "html")
 
@@ -208,6 +210,56 @@ def test_many_segments_become_one_and_dead_parts_go(study, monkeypatch):
     resume(RunFolder(next(study.glob("other/*/events.jsonl")).parent))
     assert_same(everything(study), without_cache(study))
     assert len(list(cache_of(study).glob("segment-*.lines"))) == 1
+
+
+def wanted(runs, names):
+    return [
+        store_metrics.Wanted(name, str(runs / name / "metrics.jsonl"), mark_of(str(runs / name / "metrics.jsonl")))
+        for name in names
+    ]
+
+
+def metric_cache(runs):
+    return store_metrics.MetricCache(store_folder.CacheFolder(str(runs)))
+
+
+def write_lines(runs, name, epochs):
+    (runs / name).mkdir(exist_ok=True)
+    lines = [
+        f'{{"time": "t", "attempt": 1, "epoch": {epoch}, "step": {epoch}, "split": "val", "loss": {epoch}.5}}\n'
+        for epoch in epochs
+    ]
+    (runs / name / "metrics.jsonl").write_text("".join(lines))
+
+
+def test_runs_without_lines_may_be_asked_for_in_any_order(tmp_path, monkeypatch):
+    contents = {"empty": [], "first": [1, 2], "none": [], "second": [3]}
+    for name, epochs in contents.items():
+        write_lines(tmp_path, name, epochs)
+    metric_cache(tmp_path).measured(wanted(tmp_path, contents), str(tmp_path))
+    monkeypatch.setattr(store_metrics, "read_files", lambda *_: pytest.fail("read again"))
+    for names in itertools.permutations(contents):
+        found = metric_cache(tmp_path).measured(wanted(tmp_path, names), str(tmp_path))
+        expected = [epoch for name in names for epoch in contents[name]]
+        assert found.lines["epoch"].tolist() == expected
+        assert found.values.tolist() == [epoch + 0.5 for epoch in expected]
+        assert [extent.lines for extent in found.extents] == [len(contents[name]) for name in names]
+
+
+@pytest.mark.parametrize("damage", [b"", None], ids=["cut", "absent"])
+def test_a_damaged_segment_is_left_out_when_all_become_one(tmp_path, damage):
+    """Where nobody asked for its numbers, so that it is not noticed before."""
+    for number, name in enumerate("abc"):
+        write_lines(tmp_path, name, range(number + 1))
+    metric_cache(tmp_path).extents(wanted(tmp_path, "abc"), str(tmp_path))
+    (segment,) = cache_of(tmp_path).glob("segment-*.values")
+    segment.unlink() if damage is None else segment.write_bytes(damage)
+    write_lines(tmp_path, "c", range(5))
+    extents = metric_cache(tmp_path).extents(wanted(tmp_path, "abc"), str(tmp_path))
+    assert [extent.lines for extent in extents] == [1, 2, 5]
+    found = metric_cache(tmp_path).measured(wanted(tmp_path, "abc"), str(tmp_path))
+    assert found.lines["epoch"].tolist() == [0, 0, 1, 0, 1, 2, 3, 4]
+    assert not segment.exists()
 
 
 KILLED = """
