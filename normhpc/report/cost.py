@@ -101,10 +101,10 @@ def _table(study: Study) -> Table:
             datums += [Datum(study.blocks[block])] if len(study.blocks) > 1 else []
             datums += [
                 Datum(str(row["n"]), float(row["n"])),
-                *mean_and_half(metric, row[f"{metric}_mean"], row[f"{metric}_high"]),
+                *mean_and_half(metric, row[f"{metric}_mean"], row[f"{metric}_half"]),
             ]
             for cost in AXES:
-                datums += mean_and_half(cost, row[f"{cost}_mean"], row[f"{cost}_high"])
+                datums += mean_and_half(cost, row[f"{cost}_mean"], row[f"{cost}_half"])
                 datums.append(Datum("yes" if cell in fronts[cost] else "no"))
             rows.append(tuple(datums))
     return Table(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +14,9 @@ class Found:
     what: str
     method: str
     values: Mapping[str, float]
+    """Its finite numbers by dotted name."""
+    document: Mapping[str, Any]
+    """The content of its file, as it stands there."""
     folder: Path
     files: tuple[str, ...]
     images: int | None

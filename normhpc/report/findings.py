@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from normhpc.report.finding import Found
 from normhpc.report.study import Study
 from normhpc.results.figures import counted
 from normhpc.results.human import MISSING, format_interval
+from normhpc.results.records import listed
 from normhpc.results.statistics.intervals import mean_of
 
 FOLDER = "posthoc"
@@ -42,18 +43,14 @@ QUANTITIES = {
         "eval.trace",
         "train.lambda_max",
         "train.trace",
+        "eval.lambda_max_scale_free",
+        "train.lambda_max_scale_free",
         "eval.checks_failed",
         "train.checks_failed",
     ),
     "loss_line": ("loss", "random_rise_at_0.1"),
-    "corruption": (
-        "clean_error",
-        "mean_corruption_error",
-        "relative_mean_corruption_error",
-        "test_batch_statistics.mean_corruption_error",
-    ),
 }
-"""Of each analysis the numbers that a report tells; the files of the runs have more."""
+"""Of each analysis the numbers that a report tells among explanations; the files of the runs have more."""
 
 
 def findings(study: Study) -> tuple[list[Found], list[str]]:
@@ -70,11 +67,35 @@ def findings(study: Study) -> tuple[list[Found], list[str]]:
                 counts = content.get("n", {})
                 images = counts.get("test_images", counts.get("train_images"))
                 images = images if isinstance(images, int) else None
-                found.append(Found(run, file.stem, str(content["method"]), values, folder, files, images))
+                found.append(Found(run, file.stem, str(content["method"]), values, content, folder, files, images))
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 notes.append(f"{record.run_id}: {FOLDER}/{file.name} cannot be read; normhpc analyze writes it again")
     found, without = with_common(study, found)
-    return found, [*notes, *_not_alike(study, found), *without]
+    return found, [*notes, *_not_alike(study, found), *_failed_checks(study, found), *without]
+
+
+def _failed_checks(study: Study, found: Sequence[Found]) -> Iterator[str]:
+    """Which check of which analysis failed in which runs."""
+    failing: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        run = f"{study.cell_name(int(study.cell_of[one.run]))}, seed {study.records[one.run].seed}"
+        for name in _named_failures(one.document["values"]):
+            failing.setdefault((one.what, name), []).append(run)
+    for (what, name), runs in failing.items():
+        count = sum(one.what == what for one in found)
+        yield (
+            f"{what}: the check {name} fails in {len(runs)} of {count} runs; what it compares is not to be believed there: "
+            f"{listed(runs)}"
+        )
+
+
+def _named_failures(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """``eval traces``: the checks among ``values`` that do not hold, with what they are part of."""
+    for name, value in values.items():
+        if name == "checks" and isinstance(value, dict):
+            yield from (f"{prefix}{check}" for check, holds in value.items() if not holds)
+        elif isinstance(value, dict):
+            yield from _named_failures(value, f"{prefix}{name} ")
 
 
 def _not_alike(study: Study, found: list[Found]) -> Iterator[str]:
@@ -96,7 +117,7 @@ def _not_alike(study: Study, found: list[Found]) -> Iterator[str]:
                 )
 
 
-def finding_tables(study: Study, found: list[Found]) -> Iterator[tuple[str, Table]]:
+def finding_tables(study: Study, found: Sequence[Found]) -> Iterator[tuple[str, Table]]:
     """For each analysis the method in words, and a row a cell."""
     for what in dict.fromkeys([*QUANTITIES, *sorted({one.what for one in found})]):
         of_it = [one for one in found if one.what == what]
@@ -105,7 +126,7 @@ def finding_tables(study: Study, found: list[Found]) -> Iterator[tuple[str, Tabl
             yield of_it[0].method, _table(study, what, names, of_it)
 
 
-def _table(study: Study, what: str, names: list[str], found: list[Found]) -> Table:
+def _table(study: Study, what: str, names: Sequence[str], found: Sequence[Found]) -> Table:
     several = len(study.blocks) > 1
     columns = [Column("method", "method", numeric=False)]
     columns += [Column("block", "block", numeric=False)] if several else []
@@ -139,7 +160,7 @@ def _mean_and_half(values: list[float]) -> tuple[Datum, Datum]:
     if not values:
         return Datum(MISSING), Datum(MISSING)
     found = mean_of(np.array(values))
-    half = math.nan if found.high is None else found.high - found.mean
+    half = math.nan if found.half is None else found.half
     text, width = format_interval("", found.mean, half)
     return Datum(text, found.mean), Datum(width, half) if width else Datum(MISSING)
 

@@ -16,10 +16,12 @@ from normhpc.report.curves import curves_section
 from normhpc.report.diagrams import ranking_section
 from normhpc.report.disagreement import disagreement_section
 from normhpc.report.elements import Section, Table, escaped, section_html
+from normhpc.report.explanations import explanations_section
+from normhpc.report.findings import findings
 from normhpc.report.heatmap import heatmap_section
 from normhpc.report.parallel import parallel_section
-from normhpc.report.pictures import explanations_section
 from normhpc.report.provenance import failures_section, provenance_section
+from normhpc.report.robustness import robustness_section
 from normhpc.report.sentences import summary_section
 from normhpc.report.study import Study, load_study
 from normhpc.report.tables import results_section, runs_section
@@ -44,6 +46,7 @@ def sections_of(study: Study) -> list[Section]:
     """Everything the page says, in order."""
     found = [compare(study, block) for block in range(len(study.blocks))]
     comparisons = [comparison for comparison in found if comparison is not None]
+    analysed, notes = findings(study)
     sections = [
         summary_section(study, comparisons),
         results_section(study, comparisons),
@@ -53,7 +56,8 @@ def sections_of(study: Study) -> list[Section]:
         ranking_section(study),
         heatmap_section(study),
         parallel_section(study),
-        explanations_section(study),
+        explanations_section(study, analysed, notes),
+        robustness_section(study, analysed),
         disagreement_section(study),
         failures_section(study),
         runs_section(study),

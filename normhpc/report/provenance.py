@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from normhpc.record.journal import read_journal
 from normhpc.report.elements import Column, Datum, Section, Table, bullets, escaped, paragraph
 from normhpc.report.study import Study
-from normhpc.report.tables import device_hours, hours_title
+from normhpc.report.tables import device_hours, hours_title, seconds_of_result
+from normhpc.results.attempts import BEGUN, device_seconds
 from normhpc.results.failures import group_failures
 from normhpc.results.human import MISSING
 from normhpc.results.records import RunRecord, listed
@@ -31,7 +32,10 @@ _METHODS = (
         "2n - 2 degrees and the pooled standard deviation √(Σ(n - 1)s² / Σ(n - 1)).",
     ),
     ("seconds_per_epoch, images_per_second, peak_memory_mb", "as the run sealed them (docs/records.md); means over runs with a result."),
-    ("device-hours, GPU-hours", "Σ seconds · ranks / 3600 over the runs of a cell that ended with a result; of n trained together, each has 1/n."),
+    ("device-hours, GPU-hours", "Σ seconds · ranks / 3600 over the runs of a cell that ended with a result, all attempts up to the checkpoints that they "
+        "went on from; of n trained together, each has 1/n. Besides: of every attempt the time from its start to the last line that it "
+        "or its launcher wrote, times ranks, less what is counted already. Queues, and the end of a process that died without a word, "
+        "are in neither."),
     ("Pareto front", "methods that no other is at least as good as in both means and better in one."),
     (
         "time to accuracy",
@@ -62,14 +66,15 @@ def provenance_section(study: Study) -> Section:
     excluded = [f"{count} {state} without {study.metric}" for state, count in sorted(states.items())]
     newest = max(record.created for record in study.records)
     dirs = " ".join(shlex.quote(path) for path in study.dirs)
-    total = sum(hours for hours in device_hours(study) if hours == hours)
+    hours, title = sum(hours for hours in device_hours(study) if hours == hours), hours_title(study)
     methods = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(text)}</dd>" for name, text in _METHODS)
     over = study.cells.attrs.get("over", "seeds")
     told = [
         f"Newest record: {newest or 'unknown'}.",
         f"Left out of means: {listed(excluded) if excluded else 'no run'}.",
         f"Error bars: 95 % Student t intervals over {over} (weights, order of images, augmentation; one split of the images).",
-        f"Compute: {total:.3g} {hours_title(study)} in runs with a result; failed runs are not in it.",
+        f"Compute: {hours:.3g} {title} in the training that runs with a result were made of, {_other_hours(study):.3g} {title} "
+        "besides, in attempts that failed, were lost or repeated, or have not ended, as far as their lines tell.",
     ]
     command = f"normhpc report {dirs} --metric {study.metric} --out report.html"
     return Section(
@@ -84,6 +89,19 @@ def provenance_section(study: Study) -> Section:
             f"<h3>How each number is computed</h3><dl>{methods}</dl>",
         ),
     )
+
+
+def _other_hours(study: Study) -> float:
+    """Hours of ranks in all attempts of all runs, less those in :func:`~normhpc.report.tables.device_hours`."""
+    total = 0.0
+    for record in study.records:
+        events, _ = read_journal(record.folder.events)
+        counted = seconds_of_result(record)
+        if counted is not None and sum(event.get("event") in BEGUN for event in events) < 2:
+            continue  # its only attempt is what the result was made of
+        metrics, _ = read_journal(record.folder.metrics)
+        total += max(0.0, device_seconds(events, metrics) - (counted or 0.0))
+    return total / 3600
 
 
 def _failures(study: Study) -> Table:
@@ -148,7 +166,7 @@ def _machines(study: Study) -> Table:
 def _starts(record: RunRecord) -> Iterator[tuple[str, ...]]:
     events, _ = read_journal(record.folder.events)
     for event in events:
-        if event.get("event") in ("started", "resumed"):
+        if event.get("event") in BEGUN:
             yield tuple(MISSING if event.get(name) is None else str(event[name]) for name in _MACHINE)
 
 

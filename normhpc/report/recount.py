@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from normhpc.report.study import Study
-from normhpc.results.names import COST
+from normhpc.results.names import COST, is_share
 
 Recount = tuple[str, int, str, float | None]
 """Table, number of the row, key of the column, and what belongs there; None for nothing."""
@@ -31,18 +31,24 @@ def recounted(study: Study) -> Iterator[Recount]:
         yield "results", row, "total", float(len(own))
         for metric in metrics:
             values = [value for one in valued if (value := _value(one, metric)) is not None]
-            mean, std, half = _statistics(values)
+            mean, std, half = statistics(values)
             yield "results", row, metric, mean
             if metric != study.metric:
                 yield "results", row, f"{metric}_half", half
                 continue
             yield "results", row, f"{metric}_std", std
-            ends = (None, None) if mean is None or half is None else (mean - half, mean + half)
+            ends = (None, None) if mean is None or half is None else _within(metric, mean - half, mean + half)
             yield "results", row, f"{metric}_low", ends[0]
             yield "results", row, f"{metric}_high", ends[1]
 
 
-def _statistics(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+def _within(metric: str, low: float, high: float) -> tuple[float, float]:
+    """No share is above 1, and only what has no direction, or none that is known, is below 0."""
+    share, bounded = is_share(metric), is_share(metric) or metric.endswith("loss") or metric in COST
+    return max(low, 0.0) if bounded else low, min(high, 1.0) if share else high
+
+
+def statistics(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
     """Mean, standard deviation, half of the 95 % Student t interval."""
     from scipy.stats import t
 

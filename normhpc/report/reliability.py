@@ -1,7 +1,7 @@
 """Reliability: how often a method is right where it says that it is right with probability p."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ def pooled(bins: list[NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArra
     return means[0], means[1], images.astype(np.int64)
 
 
-def reliability_figure(study: Study, found: list[Found]) -> Iterator[str]:
+def reliability_figure(study: Study, found: Sequence[Found]) -> Iterator[str]:
     """A drawing for each block whose results of calibration have bins; nothing where none has."""
     bins: dict[int, list[NDArray[np.float64]]] = {}
     for one in found:

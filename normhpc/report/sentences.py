@@ -71,7 +71,7 @@ def _about_block(study: Study, comparison: Comparison) -> str:
     row = study.rows[comparison.best]
     metric = study.metric
     mean, low, high = (float(row[f"{metric}_{name}"]) for name in ("mean", "low", "high"))
-    text, _ = format_interval(metric, mean, high - mean)
+    text, _ = format_interval(metric, mean, float(row[f"{metric}_half"]))
     where = f"On {study.blocks[comparison.block]}: " if len(study.blocks) > 1 else ""
     interval = "" if high != high else f" [{_like(text, low)}, {_like(text, high)}]"
     name = _names(study, [comparison.best])

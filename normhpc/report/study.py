@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from normhpc.errors import InputError
 from normhpc.results import load_metrics, load_runs, summarize
-from normhpc.results.names import SPLITS, better, is_share, quality_of, split_of
+from normhpc.results.names import SPLITS, better, is_share, limits_of, quality_of, split_of
 from normhpc.results.records import RunRecord, read_records
 from normhpc.results.summary import checked_metrics, field_columns
 from normhpc.results.together import going_along, told_once
@@ -63,8 +63,10 @@ class Study:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of ``cells``."""
-        return [{str(name): value for name, value in row.items()} for row in self.cells.to_dict("records")]
+        """The rows of ``cells``, with ``<metric>_half`` of each interval, whose ends are cut to what the metric can be."""
+        return [
+            _with_halves({str(name): value for name, value in row.items()}) for row in self.cells.to_dict("records")
+        ]
 
     @cached_property
     def run_method(self) -> NDArray[np.int64]:
@@ -182,6 +184,17 @@ def load_study(dirs: Sequence[str | os.PathLike[str]], metric: str | None = None
         cell_method=tuple(known_methods.index(label) for label in methods),
         cell_block=tuple(known_blocks.index(label) for label in blocks),
     )
+
+
+def _with_halves(row: dict[str, Any]) -> dict[str, Any]:
+    found = dict(row)
+    for metric in [name.removesuffix("_mean") for name in row if name.endswith("_mean")]:
+        least, most = limits_of(metric)
+        low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+        found[f"{metric}_half"] = high - row[f"{metric}_mean"]
+        if high == high:
+            found |= {f"{metric}_low": max(low, least), f"{metric}_high": min(high, most)}
+    return found
 
 
 def _checked_metric(runs: pd.DataFrame, given: str | None) -> str:

@@ -11,6 +11,7 @@ from normhpc.report.elements import Column, Datum, Section, Table, bullets, para
 from normhpc.report.study import Study
 from normhpc.results.human import MISSING, format_interval, format_number
 from normhpc.results.names import SPLITS, split_of
+from normhpc.results.records import RunRecord
 
 TITLES = {
     "seconds_per_epoch": "s per epoch",
@@ -100,11 +101,10 @@ def number(metric: str, value: float) -> Datum:
     return Datum(format_number(metric, value), float(value)) if math.isfinite(value) else Datum(MISSING)
 
 
-def mean_and_half(metric: str, mean: float, high: float) -> tuple[Datum, Datum]:
+def mean_and_half(metric: str, mean: float, half: float) -> tuple[Datum, Datum]:
     """A mean, and half of its interval to the same digit; no half without an interval."""
     if not math.isfinite(mean):
         return Datum(MISSING), Datum(MISSING)
-    half = high - mean
     text, width = format_interval(metric, mean, half)
     return Datum(text, mean), Datum(width, half) if math.isfinite(half) else Datum(MISSING)
 
@@ -116,11 +116,17 @@ def device_hours(study: Study) -> list[float]:
     """
     hours = [math.nan] * len(study.cells)
     for cell, record in zip(study.cell_of, study.records, strict=True):
-        seconds = record.summary.get("share_seconds", record.summary.get("seconds"))
-        ranks = record.summary.get("ranks", 1)
-        if isinstance(seconds, int | float) and isinstance(ranks, int):
-            hours[cell] = (0.0 if math.isnan(hours[cell]) else hours[cell]) + seconds * ranks / 3600
+        seconds = seconds_of_result(record)
+        if seconds is not None:
+            hours[cell] = (0.0 if math.isnan(hours[cell]) else hours[cell]) + seconds / 3600
     return hours
+
+
+def seconds_of_result(record: RunRecord) -> float | None:
+    """Seconds times ranks of the training that a run's result was made of, its share of them; None without a result."""
+    seconds = record.summary.get("share_seconds", record.summary.get("seconds"))
+    ranks = record.summary.get("ranks", 1)
+    return float(seconds * ranks) if isinstance(seconds, int | float) and isinstance(ranks, int) else None
 
 
 def hours_title(study: Study) -> str:
@@ -151,13 +157,13 @@ def _metric(metric: str, row: dict[str, Any], mark: Any) -> list[Datum]:
         return [Datum(MISSING)] * 4
     if not math.isfinite(std):
         return [Datum(format_number(metric, mean), mean, mark), *[Datum(MISSING)] * 3]
-    text, _ = format_interval(metric, mean, high - mean)
+    text, _ = format_interval(metric, mean, row[f"{metric}_half"])
     digits = len(text.partition(".")[2])
     return [Datum(text, mean, mark), *(Datum(f"{value:.{digits}f}", value) for value in (std, low, high))]
 
 
 def _mean_and_half(name: str, row: dict[str, Any]) -> tuple[Datum, Datum]:
-    return mean_and_half(name, row[f"{name}_mean"], row[f"{name}_high"])
+    return mean_and_half(name, row[f"{name}_mean"], row[f"{name}_half"])
 
 
 def _caption(study: Study, fields: Sequence[str]) -> str:
@@ -168,6 +174,6 @@ def _caption(study: Study, fields: Sequence[str]) -> str:
     same = f"All runs: {', '.join(told)}. " if told else ""
     return (
         f"{same}n runs have a result, ok of so many finished; mean, standard deviation (n - 1) and 95 % Student t interval "
-        f"over {over}{where}; ± is half of such an interval. Bold: best of its block. Underlined: "
+        f"over {over}{where}, within what the metric can be; ± is half of such an interval. Bold: best of its block. Underlined: "
         "not distinguishable from it (paired by seed, Holm, 5 %)."
     )

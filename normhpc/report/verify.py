@@ -14,6 +14,7 @@ from normhpc.report.elements import Datum, Table, escaped
 from normhpc.report.page import sections_of, tables_of
 from normhpc.report.recount import Recount, recounted
 from normhpc.report.recount_answers import recounted_answers
+from normhpc.report.recount_robustness import recounted_robustness
 from normhpc.report.study import load_study
 
 _CLOSE = 1e-9
@@ -63,7 +64,7 @@ def verify_report(
     for table in tables:
         count += sum(map(len, table.rows))
         differences += _compared(table, written.get(table.name))
-    for recount in chain(recounted(study), recounted_answers(study)):
+    for recount in chain(recounted(study), recounted_answers(study), recounted_robustness(study)):
         differences += _recomputed(written, recount)
     return Verdict(count, tuple(dict.fromkeys(differences)))
 

@@ -1,6 +1,7 @@
 import base64
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -259,6 +260,30 @@ def test_failed_and_diverged_runs_count_and_are_named(tmp_path):
     assert "Not judged, for want of two seeds in common: “layer”." in page.text
     assert "failed: 1 of 6 runs (norm.name=layer)" in page.text
     assert "Left out of means: 1 diverged without test_top1; 1 failed without test_top1." in page.text
+
+
+def test_compute_tells_what_came_to_nothing_beside_what_made_the_results(tmp_path):
+    def at(time, kind, **details):
+        return json.dumps({"time": f"2026-01-01T{time}:00.000Z", "event": kind, **details})
+
+    once = sealed_run(tmp_path, {"norm": "batch", "seed": 0}, seconds=36000.0, ranks=2)
+    once.events.write_text("\n".join([at("00:00", "started", attempt=1, ranks=2), at("23:00", "finished", attempt=1)]))
+    twice = sealed_run(tmp_path, {"norm": "batch", "seed": 1}, seconds=3600.0)
+    lines = [
+        at("00:00", "started", attempt=1, ranks=1),
+        at("02:00", "lost"),
+        at("03:00", "resumed", attempt=2, ranks=1),
+    ]
+    twice.events.write_text("\n".join([*lines, at("03:30", "finished", attempt=2)]))
+    twice.metrics.write_text("")
+    failed = failed_run(tmp_path, {"norm": "batch", "seed": 2})
+    failed.metrics.write_text("")
+    failed.events.write_text("\n".join([at("00:00", "started", attempt=1, ranks=4), at("01:00", "failed")]))
+    told = (
+        "Compute: 21 device-hours in the training that runs with a result were made of, 5.5 device-hours besides, in attempts "
+        "that failed, were lost or repeated, or have not ended, as far as their lines tell."
+    )
+    assert told in Reader(written(tmp_path)).text
 
 
 def test_one_seed_has_no_intervals(tmp_path):

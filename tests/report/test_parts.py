@@ -9,7 +9,7 @@ from report.pages import Reader, grid_study, written
 from results.fabricate import sealed_run
 from scipy import stats
 
-from normhpc.report import findings, pictures
+from normhpc.report import findings, gallery
 from normhpc.report.comparison import compare
 from normhpc.report.cost import pareto_front
 from normhpc.report.curves import middle_and_band, stacked, thinned
@@ -225,6 +225,25 @@ def test_explanations_are_compared_over_what_all_runs_of_a_block_are_right_about
     assert again in page.text
 
 
+def test_a_check_that_fails_is_named_with_its_runs(tmp_path):
+    for norm in ("batch", "layer"):
+        for seed in range(2):
+            sealed_run(tmp_path / "runs", {"norm": norm, "seed": seed}, 0.9, swept={"norm": norm})
+    analysed(tmp_path / "runs")
+    study = load_study([tmp_path / "runs"])
+    for record in study.records:
+        holds = {"traces": record.seed == 0, "settled": True}
+        values = {"eval": {"checks": holds, "checks_failed": [name for name in holds if not holds[name]]}}
+        document = {"what": "hessian", "method": "H", "values": values}
+        (record.folder.path / "posthoc" / "hessian.json").write_text(json.dumps(document))
+    told = "fails in 2 of 4 runs; what it compares is not to be believed there"
+    page = Reader(written(tmp_path / "runs"))
+    assert f"hessian: the check eval traces {told}: batch, seed 1; layer, seed 1" in page.text
+    assert "eval settled" not in page.text
+    rows = page.tables["t-posthoc-hessian"]
+    assert [row["eval.checks_failed"][1] for row in rows] == [0.5, 0.5]
+
+
 def test_results_that_were_not_made_alike_are_told(tmp_path):
     grid_study(tmp_path / "runs", seeds=1)
     analysed(tmp_path / "runs")
@@ -284,7 +303,7 @@ def test_names_of_numbers_keep_their_points():
 def test_pictures_beyond_the_room_are_left_out_and_counted(tmp_path, monkeypatch):
     grid_study(tmp_path / "runs", seeds=1)
     analysed(tmp_path / "runs")
-    monkeypatch.setattr(pictures, "MOST_BYTES", 300_000)
+    monkeypatch.setattr(gallery, "MOST_BYTES", 300_000)
     page = Reader(written(tmp_path / "runs"))
     shown = sum(tag == "img" for tag, _ in page.elements)
     assert 1 <= shown < 6

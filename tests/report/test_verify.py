@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 from report.pages import Reader, edit_json, grid_study
-from results.fabricate import small_study
+from results.fabricate import sealed_run, small_study
+from scipy import stats
 from support.launches import normhpc
 
 from normhpc.errors import InputError
@@ -56,6 +58,19 @@ def test_a_changed_cell_is_found(page, tmp_path, old, new, told):
     page.write_text(text.replace(old, new, 1))
     differences = "\n".join(verify_report(page, [tmp_path / "runs"]).differences)
     assert [words for words in told if words not in differences] == []
+
+
+def test_no_share_is_above_one_in_either_count(tmp_path):
+    for seed, top1 in enumerate((0.90, 0.92, 0.97)):
+        sealed_run(tmp_path / "runs", {"norm": "batch", "seed": seed}, top1, swept={"norm": "batch"})
+    write_report([tmp_path / "runs"], tmp_path / "r.html")
+    page = Reader((tmp_path / "r.html").read_text())
+    half = stats.t.ppf(0.975, 2) * np.std([0.90, 0.92, 0.97], ddof=1) / 3**0.5
+    (row,) = page.tables["t-results"]
+    assert row["test_top1_high"][:2] == ("1.0000", 1.0)
+    assert row["test_top1_low"][1] == pytest.approx(0.93 - half)
+    assert f"[{0.93 - half:.4f}, 1.0000]" in page.text
+    assert verify_report(tmp_path / "r.html", [tmp_path / "runs"]).differences == ()
 
 
 def test_a_row_taken_away_is_found(page, tmp_path):
