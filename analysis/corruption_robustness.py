@@ -11,11 +11,9 @@ import pandas as pd
 
 from normhpc.errors import InputError
 from normhpc.posthoc.load import Kept, load_kept, require_same_images
-from normhpc.posthoc.robustness import over_seeds
 from normhpc.results import figures
-from normhpc.results.statistics.intervals import mean_of
+from normhpc.results.robustness import REFERENCE, TEST_BATCH, USUAL, compared
 
-REFERENCE, OTHER = "batch", "test_batch_statistics"
 COLUMNS = ["panel", "norm", "predictor", "measure", "mean", "low", "high", "n", "seeds", "left_out", "reference"]
 
 
@@ -26,20 +24,13 @@ def measures(panel: figures.Panel, kept: dict[str, Kept]) -> list[tuple[object, 
         norm: {seed: kept[run].document["values"] for seed, run in zip(own["seed"], own["run_id"], strict=True)}
         for norm, own in panel.runs.groupby("norm", sort=False)
     }
-    controls, rows = values.get(REFERENCE, {}), []
+    rows: list[tuple[object, ...]] = []
     for norm, by_seed in values.items():
-        seeds = sorted(by_seed.keys() & controls.keys())
-        if not seeds:
-            continue
-        told = (" ".join(map(str, seeds)), len(by_seed) - len(seeds), f"{REFERENCE}, running statistics, same seeds")
-        for predictor in ("usual", OTHER):
-            documents = [by_seed[seed] if predictor == "usual" else by_seed[seed][OTHER] for seed in seeds]
-            if None in documents:
-                continue  # answers alike in both modes
-            for measure, each in over_seeds(documents, [controls[seed] for seed in seeds]).items():
-                mean = mean_of(each)
+        for one in compared(by_seed, values.get(REFERENCE, {})):
+            told = (" ".join(map(str, one.seeds)), one.left_out, f"{REFERENCE}, running statistics, same seeds")
+            for measure, mean in one.measures.items():
                 shown = (mean.mean, mean.low, mean.high, mean.n)
-                rows.append((panel.title, norm, predictor, measure, *shown, *told))
+                rows.append((panel.title, norm, one.predictor, measure, *shown, *told))
     return rows
 
 
@@ -57,7 +48,7 @@ def draw(given: argparse.Namespace) -> figures.Drawing:
     reference = "reference (dashed, 1): batch norm with running statistics, mean over the same seeds, taken as known"
     caption = (
         f"{measure}; {reference if relative else 'no ratio'}; {figures.T_INTERVAL}. {figures.counted(shown['n'])}; "
-        f"{runs['run_id'].isin(kept).sum()} of {len(runs)} runs are analysed. Corruptions that are formulas, not all 15 of the benchmark."
+        f"{runs['run_id'].isin(kept).sum()} of {len(runs)} runs are analysed. Not all 15 corruptions of the benchmark, five of them restated."
     )
     drawn = [panel for panel, _ in found if panel.title in set(shown["panel"])]
     most = shown.groupby("panel").size().max()
@@ -65,11 +56,11 @@ def draw(given: argparse.Namespace) -> figures.Drawing:
     for panel, axis in zip(drawn, axes, strict=False):
         own = shown[shown["panel"] == panel.title].iloc[::-1].reset_index(drop=True)
         for point in own.itertuples():
-            usual = (point.norm, point.predictor) == (REFERENCE, "usual")
+            usual = (point.norm, point.predictor) == (REFERENCE, USUAL)
             figures.dot(axis, point.Index, point.mean, point.low, point.high, reference=usual)
         if relative:
             figures.reference_line(axis, 1)
-        suffix = own["predictor"].map({"usual": "", OTHER: ",\ntest batch"})
+        suffix = own["predictor"].map({USUAL: "", TEST_BATCH: ",\ntest batch"})
         figures.name_rows(axis, list(own["norm"] + suffix))
         axis.set_xlabel(measure.replace("_", " "))
     return figures.Drawing(figure, table)

@@ -18,6 +18,7 @@ from rich.table import Table
 from normhpc.errors import InputError
 from normhpc.results import load_runs
 from normhpc.results.declared import places
+from normhpc.results.names import limits_of
 from normhpc.results.records import read_records
 from normhpc.results.statistics.intervals import half_width
 from normhpc.sweep import load
@@ -45,13 +46,13 @@ def compare(dirs: Sequence[str | Path], file: Path) -> pd.DataFrame:
 
 
 def measured(cell: pd.DataFrame, row: Mapping[str, Any], settings: str) -> dict[str, Any]:
-    """What the runs ``cell`` make of the expectation ``row``; those of other ``settings`` are not judged."""
+    """What the runs ``cell`` make of the expectation ``row``; those of other ``settings`` are not judged, nor is rounding."""
     values = cell[row["metric"]].dropna() if row["metric"] in cell else pd.Series(dtype=float)
     mean, half = values.mean(), float(half_width(np.array(values.std()), np.array(float(len(values)))))
-    inside = abs(mean - row["expected"]) <= row["tolerance"] + 1e-9  # rounding must not decide on the edge
-    judged = "inside" if inside else "outside" if len(cell) else "not run"
-    verdict = f"other settings ({settings})" if settings else judged
-    return {"mean": mean, "n": len(values), "low": mean - half, "high": mean + half, "verdict": verdict}
+    told = "inside" if abs(mean - row["expected"]) <= row["tolerance"] + 1e-9 else "outside" if len(cell) else "not run"
+    told = f"other settings ({settings})" if settings else told
+    ends = zip(("low", "high"), np.clip([mean - half, mean + half], *limits_of(row["metric"])), strict=True)
+    return {"mean": mean, "n": len(values), **dict(ends), "verdict": told}
 
 
 def show(table: pd.DataFrame, *, markdown: bool) -> None:

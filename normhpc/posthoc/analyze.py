@@ -166,6 +166,7 @@ def _analyze_run(folder: RunFolder, request: Request, load: "Load", code: Mappin
     }
     subject = Subject(folder, info, file, load, console, about, request.images, request.device)
     complete = True
+    told: set[str] = set()
     for name in wanted:
         began = time.monotonic()
         try:
@@ -175,7 +176,9 @@ def _analyze_run(folder: RunFolder, request: Request, load: "Load", code: Mappin
             known = error if isinstance(error, NormhpcError) else _limit(name, error)
             if known is None:
                 raise
-            tell(console, folder, known)
+            if str(known) not in told:  # what is wrong with the weights or the images stops each analysis alike
+                tell(console, folder, known)
+            told.add(str(known))
             complete = False
             continue
         console.print(f"{folder.path}: {name}: {finding.headline} ({time.monotonic() - began:.1f} s): {place.name}")

@@ -77,9 +77,7 @@ def _logits(subject: Subject, split: Split) -> NDArray[np.float32]:
     blocks = (logits for part in parts for logits in subject.network.logits(part.images.numpy()))
     logits = torch.cat(list(subject.with_bar(blocks, "predicting", len(split), len))).numpy()
     if not np.isfinite(logits).all():
-        raise InputError(
-            f"{subject.weights.path}: this network's outputs are not finite; use other weights, or train it again"
-        )
+        raise InputError(f"{subject.weights.path}: this network's outputs are not finite; choose others with --weights")
     return logits
 
 

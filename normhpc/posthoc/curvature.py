@@ -22,6 +22,9 @@ Product = Callable[[Tensor], Tensor]
 GRAPH_BYTES = 4 * 2**30
 """Room for the graphs that a :class:`Hessian` keeps on a processor."""
 
+UNCHANGED = 1e-3
+"""Share of the largest output by which outputs may differ where they should not."""
+
 _RANDOM_LAYERS = ("Dropout", "AlphaDropout", "FeatureAlphaDropout", "StochasticDepth", "DropPath")
 """Classes that leave parts out at random; those of torch carry the number of dimensions at their end."""
 
@@ -90,6 +93,29 @@ class Hessian:
         for images, labels in self.batches:
             total += len(images) / self.images * _flat(self._gradients(images, labels, create_graph=False))
         return total
+
+    def scale_invariant(self) -> dict[str, int]:
+        """Tensors of weights whose length changes no answer, by name with their place in :attr:`weights`.
+
+        Of those with two or more dimensions, each doubled: outputs over the first batch then differ by at most
+        :data:`UNCHANGED` of the largest. What stands before a norm does that, up to the norm's eps.
+        """
+        images, _ = self.batches[0]
+        names = [name for name, weight in self.model.named_parameters() if weight.requires_grad]
+        with torch.no_grad():
+            usual = self._answers(images, {})
+            found = {}
+            for place, (name, weight) in enumerate(zip(names, self.weights, strict=True)):
+                if weight.ndim > 1:
+                    other = self._answers(images, {name: 2 * weight})
+                    if (other - usual).abs().max() <= UNCHANGED * usual.abs().max():
+                        found[name] = place
+        return found
+
+    def _answers(self, images: Tensor, changed: dict[str, Tensor]) -> Tensor:
+        with kept_buffers(self.model):
+            answers: Tensor = torch.func.functional_call(self.model, changed, (images,))
+        return answers
 
     def _gradients(self, images: Tensor, labels: Tensor, *, create_graph: bool) -> Sequence[Tensor]:
         """The gradient of the mean loss of a batch, the buffers left as they were."""

@@ -34,7 +34,7 @@ TRACE_VECTORS = 30
 TRACE_SKETCH = 10
 """Vectors whose images span what Hutch++ computes without chance."""
 DENSITY_VECTORS, DENSITY_STEPS = 10, 20
-_PRODUCTS = STEPS + TRACE_VECTORS + 2 * TRACE_SKETCH + DENSITY_VECTORS * DENSITY_STEPS
+_PRODUCTS = 2 * STEPS + TRACE_VECTORS + 2 * TRACE_SKETCH + DENSITY_VECTORS * DENSITY_STEPS
 SETTLED = 0.01
 """Largest residual, relative to its eigenvalue, of an eigenvalue that counts as found."""
 _MODES: tuple[Mode, Mode] = ("eval", "train")
@@ -53,7 +53,9 @@ METHOD = (
     "the range. seed_trace: (1/k) sum_i sum_l |v_il^T (H v_i)_l| over tensors l, the number that an earlier study "
     "printed as the trace: an estimate of no trace. Networks whose norms make them scale-invariant can have any "
     "lambda_max by the scale of their weights alone; lambda_max_times_squared_norm = lambda_max |w|^2, w all "
-    "trainable weights, does not change when all of w is scaled. lambda_max_times_lr: with the peak of the learning "
+    "trainable weights, does not change when all of w is scaled. lambda_max_scale_free: largest eigenvalue of D H D over "
+    "the tensors whose doubling changes no output (scale_invariant), D the length of each: the same whatever the "
+    "scale of any of them; share: the part of each in the eigenvector. lambda_max_times_lr: with the peak of the learning "
     "rate, for SGD alone; with momentum b the rate of gradient descent with the same limit, lr / (1 + b) (Nesterov: "
     "lr (1 + 2b) / (1 + b)). Above 2 a quadratic loss of that curvature would grow at that rate."
 )
@@ -69,6 +71,7 @@ def measured(
     top, residuals = ends.values[::-1][:TOP], ends.residuals[::-1][:TOP]
     trace = trace_of(hessian, TRACE_VECTORS, TRACE_SKETCH, generator)
     nodes = quadrature(hessian, DENSITY_VECTORS, DENSITY_STEPS, generator)
+    free = scale_free(hessian, start, steps)
     size = hessian.size
     first, second = size * nodes.moments(1), size * nodes.moments(2)
     squared_norm = sum(float(weight.detach().double().square().sum()) for weight in hessian.weights)
@@ -89,10 +92,12 @@ def measured(
         "seed_trace_per_weight": trace.seed_trace / size,
         "squared_norm": squared_norm,
         "lambda_max_times_squared_norm": top[0] * squared_norm,
+        **free,
         "gradient_norm": float(hessian.gradient().norm()),
         "products": hessian.products,
     }
     values["checks"] = checks(values, size, standard_error(second))
+    values["checks_failed"] = [name for name, holds in values["checks"].items() if not holds]
     grid, density = nodes.density()
     arrays = {
         "ritz_values": ends.values,
@@ -103,6 +108,35 @@ def measured(
         "node_weights": np.concatenate(nodes.weights) / len(nodes.weights),
     }
     return values, arrays
+
+
+def scale_free(hessian: Hessian, start: Tensor, steps: int) -> dict[str, Any]:
+    """The largest eigenvalue of D H D over the scale-invariant tensors of weights, and what part each has in it.
+
+    D multiplies each tensor by its length, so that a step counts relative to it: the number stays where any of these
+    tensors is scaled by itself, as none of the loss's own does. Of one tensor it is lambda_max |w|^2 of its block of H.
+    ``share``: squared length of the eigenvector's part in each, together 1. None and empty without such tensors.
+    """
+    places = hessian.scale_invariant()
+    lengths = {place: hessian.weights[place].detach().double().norm() for place in places.values()}
+    if not any(length > 0 for length in lengths.values()):
+        return {"lambda_max_scale_free": None, "lambda_max_scale_free_relative_residual": None, "scale_invariant": []}
+    scale = torch.cat(
+        [lengths.get(place, torch.zeros(())).to(start).expand(size) for place, size in enumerate(hessian.sizes)]
+    )
+    ends = lanczos(lambda vector: scale * hessian(scale * vector), start * (scale > 0), steps)
+    top = hessian.by_tensor(ends.basis.T @ torch.from_numpy(ends.vectors[:, -1]).to(ends.basis))
+    told = [
+        {"weight": name, "squared_norm": float(lengths[place] ** 2), "share": float(top[place].square().sum())}
+        for name, place in places.items()
+    ]
+    return {
+        "lambda_max_scale_free": ends.values[-1],
+        "lambda_max_scale_free_relative_residual": ends.residuals[-1] / abs(ends.values[-1])
+        if ends.values[-1]
+        else None,
+        "scale_invariant": told,
+    }
 
 
 def checks(values: Mapping[str, Any], size: int, squared_frobenius_error: float) -> dict[str, bool]:
@@ -196,6 +230,7 @@ def analyse(subject: Subject) -> Finding:
             "trace": "nats per squared weight, summed over the weights",
             "trace_hutchinson": "nats per squared weight, summed over the weights",
             "lambda_max_times_squared_norm": "nats",
+            "lambda_max_scale_free": "nats",
             "lambda_max_times_lr": "1",
             "seed_trace_per_weight": "nats per squared weight",
         },
@@ -208,13 +243,14 @@ def analyse(subject: Subject) -> Finding:
             "density_vectors": DENSITY_VECTORS,
             "density_steps": DENSITY_STEPS,
         },
-        headline="; ".join(_headline(mode, values[mode]) for mode, _ in modes),
+        headline="; ".join(headline(mode, values[mode]) for mode, _ in modes),
         arrays=arrays,
     )
 
 
-def _headline(mode: str, values: Mapping[str, Any]) -> str:
-    failed = [name for name, holds in values["checks"].items() if not holds]
+def headline(mode: str, values: Mapping[str, Any]) -> str:
+    """What is told of one mode: the numbers with their errors, and the names of checks that failed."""
+    failed = values["checks_failed"]
     told = f"checks failed: {', '.join(failed)}" if failed else "checks hold"
     return (
         f"{mode} lambda_max {values['lambda_max']:.4g}, "

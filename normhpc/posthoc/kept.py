@@ -1,12 +1,14 @@
 """What an analysis found, and how it is kept in the folder ``posthoc`` of its run. Imports no torch."""
 
+import errno
 import hashlib
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,15 @@ class WeightsFile:
         return {"file": self.path.name, "sha256": self.sha256}
 
 
+class Tile(NamedTuple):
+    """A part of a picture and what is said under it, so that others can show both in letters of their own."""
+
+    box: tuple[int, int, int, int]
+    """Left, top, right and bottom in pixels, without the words."""
+    words: tuple[str, ...]
+    """A line each, not cut to the room that they have in the picture."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one analysis found."""
@@ -51,6 +62,8 @@ class Finding:
     """What is kept in ``<what>.npz``."""
     pictures: Mapping[str, Image.Image] = field(default_factory=dict)
     """Pictures by the end of their name: ``<what><end>.png``."""
+    tiles: Mapping[str, Sequence[Tile]] = field(default_factory=dict)
+    """Parts of a picture, by the end of its name."""
     table: str | None = None
     """What is kept in ``<what>.csv``."""
 
@@ -67,6 +80,14 @@ def weights_digest(path: Path) -> WeightsFile:
 def result_file(folder: RunFolder, what: str, suffix: str = ".json") -> Path:
     """Where a part of the result of the analysis ``what`` lies."""
     return folder.path / FOLDER / f"{what}{suffix}"
+
+
+def is_written_since(folder: RunFolder, what: str, time: datetime) -> bool:
+    """Whether a whole result of the analysis ``what``, of whatever weights, was written at ``time`` or later."""
+    try:
+        return result_file(folder, what).stat().st_mtime >= time.timestamp()
+    except OSError:
+        return False
 
 
 def is_kept(
@@ -110,6 +131,11 @@ def keep(folder: RunFolder, what: str, finding: Finding, about: Mapping[str, Any
         "units": dict(finding.units),
         "files": list(contents),
     }
+    if finding.tiles:
+        document["tiles"] = {
+            f"{what}{end}.png": [{"box": list(tile.box), "words": list(tile.words)} for tile in tiles]
+            for end, tiles in finding.tiles.items()
+        }
     try:
         target.parent.mkdir(exist_ok=True)
         target.unlink(missing_ok=True)
@@ -117,8 +143,19 @@ def keep(folder: RunFolder, what: str, finding: Finding, about: Mapping[str, Any
             _write(target.parent / name, content)
         replace_json(target, document)
     except OSError as error:
-        raise RecordError(f"{target}: cannot be written: {error.strerror}; make room or choose other runs") from None
+        raise RecordError(f"{target}: cannot be written: {error.strerror}; {_remedy(error, target.parent)}") from None
     return target
+
+
+def _remedy(error: OSError, place: Path) -> str:
+    """What to do about a disk that is full, a folder that may not be written to, or a file in the way."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "make room"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"it takes the right to write into {place}; get it, or analyze a copy of the run"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        return f"move away {error.filename2 or error.filename}"
+    return "mend that, or choose other runs"
 
 
 def _write(path: Path, content: bytes) -> None:

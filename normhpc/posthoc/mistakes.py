@@ -82,6 +82,7 @@ def analyse(subject: Subject) -> Finding:
     ]
     taken = "" if subject.multiple else "taken for "
     captions = [(f"test {one.row}: {one.true}", f"{taken}{one.predicted} {one.confidence:.3f}") for one in first]
+    sheet, tiles = grid(pictures, captions, COLUMNS)
     values: dict[str, float] = {"mistakes": len(found)}
     if subject.multiple:
         values["false_positives"] = sum(one.predicted == "false positive" for one in found)
@@ -97,7 +98,8 @@ def analyse(subject: Subject) -> Finding:
         n={"test_images": count, "shown": len(first)},
         headline=headline,
         arrays=_kept_images(subject, found),
-        pictures={"": grid(pictures, captions, COLUMNS)} if first else {},
+        pictures={"": sheet} if first else {},
+        tiles={"": tiles} if first else {},
         table=_table(found, "class,mistake" if subject.multiple else "true,predicted"),
     )
 

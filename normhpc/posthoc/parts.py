@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_IMAGES = 500
+BLOCK_IMAGES = 125
 """Images that an evaluation gives a network at once: parts are multiples of it, so that the answers are its bits."""
 
 PART_BYTES = 256 << 20

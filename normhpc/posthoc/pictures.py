@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from normhpc.config.data import DataPart, Shards
 from normhpc.data import ImageData, Split, in_memory, values
+from normhpc.posthoc.kept import Tile
 
 _WIDTH = 128
 """Least pixels across an image of a grid."""
@@ -72,8 +73,13 @@ def overlaid(pixels: NDArray[np.uint8], values: NDArray[np.floating], share: flo
     return Image.fromarray(np.round((1 - share) * under + share * heat(values)).astype(np.uint8))
 
 
-def grid(pictures: Sequence[Image.Image], captions: Sequence[Sequence[str]], columns: int) -> Image.Image:
-    """Pictures of one size, row by row, each over the lines of its caption; small ones are enlarged pixel by pixel."""
+def grid(
+    pictures: Sequence[Image.Image], captions: Sequence[Sequence[str]], columns: int
+) -> tuple[Image.Image, list[Tile]]:
+    """Pictures of one size, row by row, each over the lines of its caption; small ones are enlarged pixel by pixel.
+
+    With them where each lies, and its caption.
+    """
     width, height = pictures[0].size if pictures else (1, 1)
     factor = max(1, -(-_WIDTH // max(width, height)))
     width, height = width * factor, height * factor
@@ -81,12 +87,25 @@ def grid(pictures: Sequence[Image.Image], captions: Sequence[Sequence[str]], col
     rows = max(1, -(-len(pictures) // columns))
     sheet = Image.new("RGB", (columns * across + _MARGIN, rows * down + _MARGIN), _PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    tiles: list[Tile] = []
     for number, (picture, lines) in enumerate(zip(pictures, captions, strict=True)):
         left, top = _MARGIN + number % columns * across, _MARGIN + number // columns * down
         sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), (left, top))
+        tiles.append(Tile((left, top, left + width, top + height), tuple(lines)))
         for line, text in enumerate(lines):
             pen.text((left, top + height + line * _LINE), _fitted(text, width, font), fill=_TEXT, font=font)
-    return sheet
+    return sheet, tiles
+
+
+def side_by_side(tiles: Sequence[Tile], count: int) -> list[Tile]:
+    """Every ``count`` neighbours in a row of a :func:`grid` as one tile, with the words of all."""
+    return [
+        Tile(
+            (*tiles[at].box[:2], *tiles[at + count - 1].box[2:]),
+            tuple(word for tile in tiles[at : at + count] for word in tile.words),
+        )
+        for at in range(0, len(tiles), count)
+    ]
 
 
 def _fitted(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -95,6 +95,7 @@ def weights_file(folder: RunFolder, weights: Weights | None) -> Path:
         # training refuses a run that has its result
         remedy = f"put them back, or delete {folder.path} and launch the sweep again"
         remedy = remedy if state in SEALED else f"train it: normhpc train {folder.path}"
+        remedy = "leave it out" if state == "diverged" else remedy
         raise InputError(f"{folder.checkpoint}: not there, the run is {state} and has no weights; {remedy}")
     return folder.checkpoint
 
@@ -136,7 +137,7 @@ def _ask(
     blocks = (logits for pixels in given.blocks() for logits in network.logits(pixels, batch_size))
     logits = torch.cat(list(with_bar(blocks, "predicting", len(given), console, size=len)))
     if not logits.isfinite().all():
-        raise InputError(f"{file}: this network's outputs are not finite; use other weights, or train it again")
+        raise InputError(f"{file}: this network's outputs are not finite; choose others with --weights")
     if multiple:
         shares = logits.sigmoid()
         # as an evaluation has it; outputs beyond the labels' classes are none

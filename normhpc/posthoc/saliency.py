@@ -17,7 +17,7 @@ from normhpc.posthoc.gradcam import Maps, Place, grad_cam, place_of
 from normhpc.posthoc.kept import Finding
 from normhpc.posthoc.saliency_picture import picture_of
 from normhpc.posthoc.subject import SEED, Subject
-from normhpc.results.explained import over_images
+from normhpc.results.explained import limits_of, over_images
 
 IMAGES = 64
 FRESH = 4
@@ -127,6 +127,7 @@ def analyse(subject: Subject) -> Finding:
     values, counts = _summary(found, explained)
     values |= {"layer": f"{place.side} of {place.name}", "temperature": temperature}
     arrays = {name: np.asarray(torch.as_tensor(part).cpu()) for name, part in explained._asdict().items()}
+    picture, tiles = picture_of(subject, arrays, maps)
     return Finding(
         method=METHOD,
         values=values,
@@ -140,7 +141,8 @@ def analyse(subject: Subject) -> Finding:
             f"{values['zero_maps']} zero maps, {values['layer']}"
         ),
         arrays=arrays | found | maps,
-        pictures={"": picture_of(subject, arrays, maps)},
+        pictures={"": picture},
+        tiles={"": tiles},
     )
 
 
@@ -207,7 +209,7 @@ def _summary(found: dict[str, NDArray[Any]], explained: Answers) -> tuple[dict[s
         values["zero_maps_of_all_labels"] = int(found["zero"].sum())
     counts = {"maps": len(explained.rows), "right": int(explained.right.sum())}
     for name, (each, chosen) in measured.items():
-        mean = over_images(each, explained.rows, chosen)
+        mean = over_images(each, explained.rows, chosen, limits=limits_of(name))
         values |= {name: mean and mean.mean, f"{name}_low": mean and mean.low, f"{name}_high": mean and mean.high}
         if name in ("srg_retention", "sensitivity_max"):
             counts["images" if name == "srg_retention" else f"images_of_{name}"] = mean.n if mean else 0

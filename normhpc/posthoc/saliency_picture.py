@@ -9,15 +9,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
-from normhpc.posthoc.pictures import grid, overlaid, shown
+from normhpc.posthoc.kept import Tile
+from normhpc.posthoc.pictures import grid, overlaid, shown, side_by_side
 from normhpc.posthoc.subject import Subject
 
 SHOWN = 24
 """Maps of answers in the picture, the first ones."""
 
 
-def picture_of(subject: Subject, answers: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]) -> Image.Image:
-    """Images of ``test`` (P,), each beside its map (P, H, W) in ``maps``.
+def picture_of(
+    subject: Subject, answers: Mapping[str, NDArray[Any]], maps: Mapping[str, NDArray[Any]]
+) -> tuple[Image.Image, list[Tile]]:
+    """Images of ``test`` (P,), each beside its map (P, H, W) in ``maps``: the picture, and an image with its maps as a tile.
 
     ``answers`` are the arrays (P,) of :class:`~normhpc.posthoc.saliency.Answers`. With one label the map is of the
     predicted class, and beside it is that of the true one (``true_maps``); with several it is of a label, which was found
@@ -39,7 +42,8 @@ def picture_of(subject: Subject, answers: Mapping[str, NDArray[Any]], maps: Mapp
         for name, caption in told.items():
             pictures.append(overlaid(pixels, _resized(maps[name][number], pixels.shape[:2])))
             captions.append((caption,))
-    return grid(pictures, captions, columns=2 * (1 + len(maps)))
+    sheet, tiles = grid(pictures, captions, columns=2 * (1 + len(maps)))
+    return sheet, side_by_side(tiles, 1 + len(maps))
 
 
 def _resized(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -77,7 +77,8 @@ class Subject:
         if recorded != images.digest:
             raise InputError(
                 f"{self.folder.path}: expected the images that the run was trained on (digest {recorded}), "
-                f"got others (digest {images.digest}); put the files back, or train the run again"
+                f"got others (digest {images.digest}); put the files back, or delete {self.folder.path} and "
+                "launch the sweep again"
             )
         return images
 

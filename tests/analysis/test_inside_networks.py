@@ -123,7 +123,7 @@ def test_corruption_robustness(tmp_path: Path, drawn) -> None:
     each = [(0.25 / 0.25 + 0.5 / 0.5) / 2, (0.25 / 0.25 + 0.25 / 0.5) / 2]
     assert layer["mean"] == pytest.approx(np.mean(each))
     half = stats.t.ppf(0.975, 1) * np.std(each, ddof=1) / 2**0.5
-    assert [layer["low"], layer["high"]] == pytest.approx([np.mean(each) - half, np.mean(each) + half])
+    assert [layer["low"], layer["high"]] == pytest.approx([max(np.mean(each) - half, 0), np.mean(each) + half])
     assert layer[["n", "seeds", "left_out"]].tolist() == [2, "0 1", 1]
     assert layer["reference"] == "batch, running statistics, same seeds"
     relative = [(0.05 / 0.15 + 0.3 / 0.4) / 2, (0.05 / 0.15 + 0.05 / 0.4) / 2]
@@ -216,8 +216,10 @@ def saliency(
     kept(folder, "saliency", {}, **arrays, right=np.array(right))
 
 
-def t_interval(values: list[float]) -> list[float]:
-    return [np.mean(values), *stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values)), len(values)]
+def t_interval(values: list[float], least: float) -> list[float]:
+    """Mean, 95 % t interval cut to ``least`` and 1, and n."""
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    return [np.mean(values), max(low, least), min(high, 1.0), len(values)]
 
 
 def test_explainability_grid(tmp_path: Path, drawn) -> None:
@@ -245,8 +247,8 @@ def test_explainability_grid(tmp_path: Path, drawn) -> None:
     found = table.set_index("norm")[
         [f"{of}_{part}" for of in ("own", "common") for part in ("mean", "low", "high", "n")]
     ]
-    batch = t_interval([0.1, 0.2, 0.3, 0.4]) + t_interval([0.3, 0.4])
-    layer = t_interval([0.5, 0.6, 0.8]) + t_interval([0.6, 0.8])
+    batch = t_interval([0.1, 0.2, 0.3, 0.4], -1) + t_interval([0.3, 0.4], -1)
+    layer = t_interval([0.5, 0.6, 0.8], -1) + t_interval([0.6, 0.8], -1)
     np.testing.assert_allclose(found.loc["batch"].to_numpy(), [batch] * 3)
     np.testing.assert_allclose(found.loc["layer"].to_numpy(), [layer] * 3)
     assert len(drawn("explainability_grid", runs, "--images", 1)) == 2
@@ -317,7 +319,7 @@ def test_pointing_game(tmp_path: Path, photographs: tuple[Path, dict[str, Any]],
     means = {"pointing": [0.5, 1.0], "energy": [(1 + energy) / 2, 1.0], "chance": [(32 / 64 + 8 / 64) / 2, 4 / 64]}
     for measure, values in means.items():
         own = table.loc[("batch", measure)]
-        np.testing.assert_allclose(own[["own_mean", "own_low", "own_high", "own_n"]].tolist(), t_interval(values))
+        np.testing.assert_allclose(own[["own_mean", "own_low", "own_high", "own_n"]].tolist(), t_interval(values, 0))
     # maps of nothing are as good as chance, over the labels that are found
     for measure in means:
         own = table.loc[("layer", measure)]

@@ -1,7 +1,9 @@
 """``normhpc analyze``: what it writes of trained runs, what it keeps, and what it says of slips."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from support.trainings import TINY, new_run, trained
 from normhpc import data as image_data
 from normhpc import models
 from normhpc.data import order
+from normhpc.errors import RecordError
 from normhpc.files import read_json
-from normhpc.posthoc import corruption, mistakes, saliency, similarity
+from normhpc.posthoc import corruption, kept, mistakes, saliency, similarity
 from normhpc.posthoc.analyze import ANALYSES, analyses_named
-from normhpc.posthoc.kept import finite, weights_digest
+from normhpc.posthoc.kept import Finding, finite, weights_digest
 from normhpc.posthoc.saliency import answers_to_explain
 from normhpc.posthoc.subject import SEED
 from normhpc.record import RunFolder
@@ -224,7 +227,7 @@ def test_corruptions_are_those_of_the_network(digits: RunFolder) -> None:
     assert values["clean_error"] == (kept["logits"].argmax(axis=1) != kept["labels"])[:96].mean()
     for own in (values, values["test_batch_statistics"]):
         errors = np.array([own["error_by_severity"][name] for name in own["in_mean"]])
-        assert errors.shape == (9, 5)
+        assert errors.shape == (14, 5)
         assert set(own["error_by_severity"]) - set(own["in_mean"]) == {"speckle_noise", "gaussian_blur", "saturate"}
         assert own["mean_corruption_error"] == pytest.approx(errors.mean())
         assert own["relative_mean_corruption_error"] == pytest.approx(errors.mean() - own["clean_error"])
@@ -261,6 +264,23 @@ def test_saliency_is_over_the_images_asked_for(digits: RunFolder) -> None:
     assert kept["maps"].shape == kept["true_maps"].shape == (96, 8, 8)
     areas = {name: np.trapezoid(kept[f"retention_{name}_first"], dx=1 / 16, axis=1) for name in ("least", "most")}
     np.testing.assert_allclose(kept["srg_retention"], areas["least"] - areas["most"], atol=1e-12)
+
+
+def test_parts_of_pictures_are_told_with_their_words(digits: RunFolder) -> None:
+    names = {"saliency": 24, "misclassified": min(96, result(digits, "misclassified")["values"]["mistakes"])}
+    for what, count in names.items():
+        tiles = result(digits, what)["tiles"][f"{what}.png"]
+        assert len(tiles) == count
+        with Image.open(digits.path / "posthoc" / f"{what}.png") as picture:
+            assert all(0 < tile["box"][2] <= picture.width and 0 < tile["box"][3] <= picture.height for tile in tiles)
+    kept = arrays(digits, "saliency")
+    for number, tile in enumerate(result(digits, "saliency")["tiles"]["saliency.png"]):
+        row, said, label = (kept[name][number] for name in ("rows", "classes", "labels"))
+        assert tile["words"] == [f"test {row}", f"predicted: {said}", f"true: {label}"]
+        left, top, right, bottom = tile["box"]
+        # an image and two maps of 128 pixels with 4 between them
+        assert (right - left, bottom - top) == (3 * 128 + 2 * 4, 128)
+    assert "tiles" not in result(digits, "confusion")
 
 
 @pytest.mark.parametrize(
@@ -400,6 +420,18 @@ def test_a_finished_run_whose_weights_are_gone_is_not_sent_to_training(digits: R
     )
 
 
+def test_a_diverged_run_has_no_weights_to_bring_back(digits: RunFolder, tmp_path: Path) -> None:
+    diverged = copied(digits, tmp_path / "runs" / "diverged")
+    for file in (diverged.checkpoint, diverged.best):
+        file.unlink(missing_ok=True)
+    summary = json.loads(diverged.summary.read_text())
+    diverged.summary.write_text(json.dumps(summary | {"state": "diverged"}))
+    answer = normhpc("analyze", "diverged", "--what", "hessian")
+    text = "not there, the run is diverged and has no weights; leave it out"
+    path = diverged.path.relative_to(tmp_path)
+    assert (answer.code, answer.err) == (1, f"error: {path}/checkpoint.pt: {text}\n")
+
+
 def test_runs_without_weights_are_told_and_the_others_done(digits: RunFolder, tmp_path: Path) -> None:
     sweep = tmp_path / "runs" / "some"
     sweep.mkdir(parents=True)
@@ -423,7 +455,7 @@ def test_a_network_whose_outputs_are_not_finite_is_told(digits: RunFolder, tmp_p
     torch.save(state, folder.best)
     answer = normhpc("analyze", folder.path, "--what", "confusion,similarity")
     assert answer.code == 1
-    text = "this network's outputs are not finite; use other weights, or train it again"
+    text = "this network's outputs are not finite; choose others with --weights"
     assert f"error: {folder.best}: {text}" in answer.err
     assert f"{folder.path}: similarity: " in answer.err
 
@@ -484,7 +516,50 @@ def test_a_result_that_cannot_be_written_is_told(digits: RunFolder, tmp_path: Pa
     answer = normhpc("analyze", folder.path, "--what", "similarity")
     assert answer.code == 1
     target = folder.path / "posthoc" / "similarity.json"
-    assert answer.err == f"error: {target}: cannot be written: File exists; make room or choose other runs\n"
+    told = f"error: {target}: cannot be written: File exists; move away {target.parent}\n"
+    assert answer.err == told
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "No space left on device; make room"),
+        (errno.EDQUOT, "Disk quota exceeded; make room"),
+        (
+            errno.EACCES,
+            "Permission denied; it takes the right to write into PLACE; get it, or analyze a copy of the run",
+        ),
+        (
+            errno.EROFS,
+            "Read-only file system; it takes the right to write into PLACE; get it, or analyze a copy of the run",
+        ),
+        (errno.EIO, "Input/output error; mend that, or choose other runs"),
+    ],
+)
+def test_what_keeps_a_result_from_being_written_is_told_with_what_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: str
+) -> None:
+    def refuse(path: Path, value: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(kept, "replace_json", refuse)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RecordError) as caught:
+        kept.keep(folder, "similarity", Finding("", {}, {}, {}, ""), {})
+    target = tmp_path / "posthoc" / "similarity.json"
+    assert str(caught.value) == f"{target}: cannot be written: {told.replace('PLACE', str(target.parent))}"
+
+
+def test_a_damaged_checkpoint_is_told_once_with_what_helps_a_finished_run(digits: RunFolder, tmp_path: Path) -> None:
+    folder = copied(digits, tmp_path / "copy")
+    shutil.rmtree(folder.path / "posthoc")
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:-200])
+    answer = normhpc("analyze", folder.path, "--what", "predictions,similarity,loss_line", "--weights", "last")
+    assert answer.code == 1
+    (line,) = answer.err.splitlines()
+    assert line.startswith(f"error: {folder.checkpoint}: damaged, cannot be read (")
+    cure = f"; put back the file that this run wrote, or delete {folder.path} and launch the sweep again"
+    assert line.endswith(cure)
 
 
 @pytest.mark.parametrize(

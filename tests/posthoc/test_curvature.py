@@ -27,7 +27,7 @@ from normhpc.posthoc.curvature import (
     quadrature,
     trace_of,
 )
-from normhpc.posthoc.hessian import checks, measured, modes_differ, stability_rate
+from normhpc.posthoc.hessian import checks, headline, measured, modes_differ, stability_rate
 from normhpc.posthoc.subject import mean_loss
 
 
@@ -113,10 +113,11 @@ def test_spectrum_and_trace_of_a_batch_norm_network_are_those_of_the_whole_hessi
         assert abs(values[name] - exact.sum()) <= 3 * values[f"{name}_standard_error"], name
     assert values["frobenius"] == pytest.approx(np.sqrt((exact**2).sum()), rel=0.2)
     assert values["checks"] == dict.fromkeys(("traces", "largest", "order", "settled"), True)
+    assert values["checks_failed"] == []
     norm = sum(float((weight.detach() ** 2).sum()) for weight in model.parameters())
     assert values["lambda_max_times_squared_norm"] == pytest.approx(values["top"][0] * norm)
-    # 40 for the ends, 30 and twice 10 for the trace, 10 times 20 for the density
-    assert values["products"] == 290
+    # 40 for the ends, 30 and twice 10 for the trace, 10 times 20 for the density; 40 where weights have no scale
+    assert values["products"] == (330 if mode == "train" else 290)
     area = np.trapezoid(arrays["density"], arrays["density_grid"])
     assert area == pytest.approx(1, abs=1e-3)
     after = model.state_dict()
@@ -269,6 +270,54 @@ def test_checks_fail_for_numbers_that_do_not_fit() -> None:
         ({"lambda_min_relative_residual": 0.02}, "settled"),
     ):
         assert checks(good | change, 10, 1.0) == everything | {failed: False}
+
+
+@pytest.mark.parametrize(("norm", "mode"), [("batch", "train"), ("layer", "eval")])
+def test_curvature_in_units_of_lengths_does_not_know_the_scale_of_weights(norm: str, mode: Mode) -> None:
+    model, batches = network(norm, (5, 20)), in_batches(16, 8)
+    found = []
+    for factor in (1.0, 3.0):
+        with torch.no_grad():
+            model[2].weight.mul_(factor)
+        with mode_of(model, mode):
+            hessian = Hessian(model, batches, mean_loss)
+            values, _ = measured(hessian)
+            loss, weights = loss_of_weights(model, batches)
+            whole = torch.func.jacrev(torch.func.grad(loss), chunk_size=128)(weights).detach().numpy()
+        names = [name for name, _ in model.named_parameters()]
+        lengths = {name: float(weight.detach().norm()) for name, weight in model.named_parameters()}
+        convolutions = ("0.weight", "2.weight")
+        scale = [lengths[name] * (name in convolutions) for name in names]
+        scale = np.repeat(scale, [weight.numel() for weight in model.parameters()])
+        exact = np.linalg.eigvalsh(scale[:, None] * whole * scale)
+        assert values["lambda_max_scale_free"] == pytest.approx(exact[-1], rel=1e-6)
+        assert values["lambda_max_scale_free_relative_residual"] < 1e-3
+        assert [one["weight"] for one in values["scale_invariant"]] == list(convolutions)
+        assert [one["squared_norm"] for one in values["scale_invariant"]] == pytest.approx(
+            [lengths[name] ** 2 for name in convolutions]
+        )
+        assert sum(one["share"] for one in values["scale_invariant"]) == pytest.approx(1)
+        assert values["products"] == 330
+        found.append(values)
+    # up to the eps of the norm
+    assert found[1]["lambda_max_scale_free"] == pytest.approx(found[0]["lambda_max_scale_free"], rel=1e-3)
+    assert abs(found[1]["lambda_max_times_squared_norm"] / found[0]["lambda_max_times_squared_norm"] - 1) > 0.1
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_running_statistics_do_not_make_weights_scale_invariant(norm: str) -> None:
+    model = network(norm, (5, 20))
+    values, _ = measured(Hessian(model, in_batches(16, 8), mean_loss), steps=5)
+    assert (values["lambda_max_scale_free"], values["scale_invariant"]) == (None, [])
+
+
+def test_a_check_that_fails_is_named_in_the_numbers_and_in_the_line() -> None:
+    model = network("layer", (5, 20))
+    values, _ = measured(Hessian(model, in_batches(16, 16), mean_loss), steps=2)
+    # two steps do not settle, everything else stands
+    assert values["checks"]["settled"] is False
+    assert values["checks_failed"] == ["settled"]
+    assert headline("eval", values).endswith(", checks failed: settled")
 
 
 @pytest.mark.parametrize(

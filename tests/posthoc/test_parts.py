@@ -11,11 +11,11 @@ from normhpc.train.evaluate import BLOCK
     ("images", "image_bytes", "sizes"),
     [
         (11_000, 28 * 28, [11_000]),
-        (4_000, 224 * 224 * 3, [1_500, 1_500, 1_000]),
+        (4_000, 224 * 224 * 3, [1_750, 1_750, 500]),
         # twelve bands of 16 bits at 120 pixels
-        (1_200, 120 * 120 * 12 * 2, [500, 500, 200]),
+        (1_200, 120 * 120 * 12 * 2, [750, 450]),
         # a block takes more than a part may: no less than a block is taken
-        (600, 1 << 21, [500, 100]),
+        (300, 1 << 22, [125, 125, 50]),
         (0, 100, []),
     ],
 )

@@ -397,14 +397,15 @@ def test_weights_of_another_run_and_of_another_network(digits: RunFolder, colour
     own, other = folder.read_run().run_id, colours.read_run().run_id
     call = ("predict", folder.path, "--images", "images.csv")
     shutil.copy(colours.checkpoint, folder.checkpoint)
-    told = f"belongs to run {other}, but this folder is run {own}; move it back or delete it to train the run again"
+    anew = f"delete {folder.path} and launch the sweep again"
+    told = f"belongs to run {other}, but this folder is run {own}; move it back or {anew}"
     answer = normhpc(*call)
-    assert (answer.code, answer.err) == (2, f"error: {folder.checkpoint}: {told} from the start\n")
+    assert (answer.code, answer.err) == (2, f"error: {folder.checkpoint}: {told}\n")
     shutil.copy(colours.best, folder.best)
     answer = normhpc(*call)
     assert answer.code == 2
     assert answer.err.startswith(f"error: {folder.best}: weights of another network: ")
-    assert answer.err.endswith("; put back the file that this run wrote, or train the run again\n")
+    assert answer.err.endswith(f"; put back the file that this run wrote, or {anew}\n")
     assert "expected 4x1x3x3, got 4x3x3x3" in answer.err
     folder.best.write_bytes(b"no weights")
     answer = normhpc(*call)
@@ -426,7 +427,7 @@ def test_a_network_that_gives_no_numbers(colours: RunFolder, tmp_path: Path) -> 
     )
     write_csv(Path("images.csv"), test_images(folder))
     answer = normhpc("predict", folder.path, "--images", "images.csv")
-    told = "this network's outputs are not finite; use other weights, or train it again"
+    told = "this network's outputs are not finite; choose others with --weights"
     assert answer == (2, "", f"error: {folder.best}: {told}\n")
 
 
