@@ -21,6 +21,7 @@ from normhpc.norms.moments import (
     several_ranks,
 )
 from normhpc.norms.slot import Norm, ParamSpec
+from normhpc.norms.stacked import batch_norm_in_training
 from normhpc.norms.sync import batch_norm_by
 from normhpc.norms.tracing import by_operations, in_transform, moved_in_place
 
@@ -100,7 +101,8 @@ class Batch(RunningStatistics):
     def normalize(self, x: Tensor) -> Tensor:
         """torch's kernel, or :func:`~normhpc.norms.sync.batch_norm_by` where ranks must agree."""
         if not self.training:
-            return self._by(x, self.running_mean, self._evaluated_variance(x), momentum=0.0, training=False)
+            variance = self._evaluated_variance(x)
+            return F.batch_norm(x, self.running_mean, variance, self.weight, self.bias, False, 0.0, self.eps)
         if self.sync and several_ranks():
             moments = batch_moments(x, sync=True)
             self.num_batches_tracked.add_(1)
@@ -109,14 +111,13 @@ class Batch(RunningStatistics):
         refuse_one_value(x, sync=self.sync)
         self.num_batches_tracked.add_(1)
         if self.running == "unbiased" and moved_in_place(self.running_mean, self.running_var):
-            return self._by(x, self.running_mean, self.running_var, momentum=self.momentum, training=True)
+            return batch_norm_in_training(
+                x, self.running_mean, self.running_var, self.weight, self.bias, self.momentum, self.eps
+            )
         y, mean, unbiased = self.by_own_moments(x)
         count = x.numel() // x.shape[1]
         self.follow(mean, unbiased if self.running == "unbiased" else unbiased * ((count - 1) / count))
         return y
-
-    def _by(self, x: Tensor, mean: Tensor, variance: Tensor, *, momentum: float, training: bool) -> Tensor:
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, training, momentum, self.eps)
 
     def _evaluated_variance(self, x: Tensor) -> Tensor:
         if self.running != "biased_corrected":

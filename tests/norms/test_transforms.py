@@ -5,6 +5,7 @@ import torch
 from support.norm_cases import ONE_OF_EACH, SPECS, WRITTEN, example
 from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from normhpc.config import norm as configs
 from normhpc.errors import InputError
@@ -219,3 +220,65 @@ def test_statistics_of_several_ranks_are_refused(norm, monkeypatch):
         "norm: expected statistics of one rank under torch.func, got sync: true on several ranks; "
         "transform on one rank, or use sync: false"
     )
+
+
+class Operations(TorchDispatchMode):
+    """Names of what torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.append(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("along", [0, 1])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_stacked_batch_norm_is_one_of_all_channels(dtype, layout, along):
+    """With autograd around vmap, as runs are trained together; also where it is differentiated twice."""
+    layers = [example(configs.BatchNorm(), C, "none", seed).to(dtype).train() for seed in range(REPLICAS)]
+    parameters = stacked(layer.named_parameters() for layer in layers)
+    buffers = stacked(layer.named_buffers() for layer in layers)
+    own = [images(5, C, 3, 4, seed=seed, dtype=dtype).to(memory_format=layout) for seed in range(REPLICAS)]
+    x = torch.stack(own, along)
+    cotangents = images(REPLICAS, 5, C, 3, 4, seed=9, dtype=dtype)
+    leaves = [x, *parameters.values()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    with Operations() as forward:
+        y = vmap(called, (None, 0, 0, along))(layers[0], parameters, buffers, x)
+    assert forward.names.count("native_batch_norm") == 1
+    assert not {"mul", "add", "sub"} & set(forward.names)
+    found = torch.autograd.grad((y * cotangents).sum(), leaves, create_graph=True)
+    (second,) = torch.autograd.grad(found[0].square().sum(), x)
+    for replica, layer in enumerate(layers):
+        alone = own[replica].clone().requires_grad_()
+        expected = layer(alone)
+        wanted = torch.autograd.grad(
+            (expected * cotangents[replica]).sum(), [alone, *layer.parameters()], create_graph=True
+        )
+        (own_second,) = torch.autograd.grad(wanted[0].square().sum(), alone)
+        assert_same(y[replica], expected, "y")
+        assert_same(second.select(along, replica), own_second, "second derivative")
+        for name, (of_all, of_one) in zip(("x", *parameters), zip(found, wanted, strict=True), strict=True):
+            assert_same(of_all.select(along if name == "x" else 0, replica), of_one, name)
+        for name, value in layer.named_buffers():
+            assert_same(buffers[name][replica], value, name)
+
+
+def test_batch_norm_stacked_by_two_transforms_is_left_to_torch():
+    """Images stacked by one vmap and layers by one inside it are no stack of pairs, as many as there are of each."""
+    layers = replicas(configs.BatchNorm())
+    parameters = stacked(layer.named_parameters() for layer in layers)
+    buffers = stacked(layer.named_buffers() for layer in layers)
+    x = images(REPLICAS, 5, C, 3, 4)
+
+    def of_all(own):
+        return vmap(lambda weights, statistics: called(layers[0], weights, statistics, own))(parameters, buffers)
+
+    with pytest.raises(RuntimeError, match="Batch norm got a batched tensor as input while the running_mean"):
+        vmap(of_all)(x)
