@@ -12,21 +12,24 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from normhpc.config import Resources, RunConfig
 from normhpc.record import RecordWriter, RunFolder
-from normhpc.train.fused import refusal, step_together
+from normhpc.train.fused import gradients_together, refusal
 from normhpc.train.loop import epoch_steps, step_alone, train_epoch
 from normhpc.train.stack import Stack
 from normhpc.train.startup import prepare_torch
 from normhpc.train.state import EpochSums
+from normhpc.train.step import end_update
 from normhpc.train.stop import StopRequest
 from normhpc.train.training import Training, prepare
 from normhpc.train.world import joined_world
@@ -88,6 +91,13 @@ def epoch_alone(runs: list[Training]) -> None:
     """An epoch of one run after another."""
     for training in runs:
         train_epoch(training)
+
+
+def step_together(stack: Stack, runs: list[Training], rows: Sequence[NDArray[np.int64]]) -> None:
+    """One step of all at once."""
+    gradients_together(stack, runs, rows)
+    for training in runs:
+        end_update(training.state)
 
 
 def epoch_together(runs: list[Training], stack: Stack) -> None:

@@ -15,13 +15,15 @@ from normhpc.errors import CheckpointError
 from normhpc.files import replace_file
 from normhpc.norms import pooled_statistics, running_statistics
 from normhpc.record import RunFolder
+from normhpc.train.memory import lack_of_memory
 from normhpc.train.state import EpochSums, TrainState
 from normhpc.train.world import World
 
 FORMAT = "normhpc-checkpoint"
 FORMAT_VERSION = 1
 
-_CURE = "delete it to train the run again from the start"
+_LONGEST = 200
+"""Characters of what torch says about a state that does not fit, which may name every weight of a network."""
 
 
 def save_checkpoint(folder: RunFolder, run_id: str, data_digest: str, state: TrainState, world: World) -> None:
@@ -62,8 +64,8 @@ def load_checkpoint(
     With as many ranks as wrote it each gets its own part back and the run continues bit for bit; with another
     number the sums of the epoch go to rank 0 and all share the running statistics of rank 0.
 
-    Raises :class:`CheckpointError` for a damaged file, one of another run, and images other than those it was trained
-    on: where they lie is no part of a run's identity, what they are must not change on the way.
+    Raises :class:`CheckpointError` for a damaged file, one of another run or of other code, and images other than those
+    it was trained on: where they lie is no part of a run's identity, what they are must not change on the way.
     """
     if not folder.checkpoint.exists():
         return False
@@ -72,9 +74,17 @@ def load_checkpoint(
     if (seen := content.get("data_digest", data_digest)) != data_digest:
         raise CheckpointError(
             f"{folder.checkpoint}: expected the images that the run was trained on so far (digest {seen}), got others "
-            f"(digest {data_digest}); put the files back or {_CURE}"
+            f"(digest {data_digest}); put the files back or {_anew(folder)}"
         )
-    state.restore_shared(content["shared"])
+    try:
+        state.restore_shared(content["shared"])
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        if lack_of_memory(error) is not None:
+            raise
+        raise CheckpointError(
+            f"{folder.checkpoint}: does not fit the network and optimizer of this version of normhpc and torch "
+            f"({' '.join(str(error).split())[:_LONGEST]}); go on with the code that wrote it or {_anew(folder)}"
+        ) from None
     by_rank = content["by_rank"]
     if len(by_rank) == world.size:
         own = by_rank[world.rank]
@@ -91,27 +101,36 @@ def load_checkpoint(
 def read_checkpoint(folder: RunFolder, run_id: str) -> dict[str, Any]:
     """The content of ``checkpoint.pt``, checked. Raises :class:`CheckpointError`."""
     path = folder.checkpoint
+    cure = f"put back the file that this run wrote, or {_anew(folder)}" if folder.summary.exists() else _anew(folder)
     # read first: torch answers a truncated file with an OSError too, which would pass for one of the disk
     stored = io.BytesIO(path.read_bytes())
     try:
         document = torch.load(stored, map_location="cpu", weights_only=True)
     except Exception as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {_CURE}") from None
+        raise CheckpointError(f"{path}: damaged, cannot be read ({first}); {cure}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of normhpc; {_CURE}")
+        raise CheckpointError(f"{path}: not a checkpoint of normhpc; {cure}")
     if document.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: has format version {document.get('format_version')}, this is {FORMAT_VERSION}; {_CURE}"
+            f"{path}: has format version {document.get('format_version')}, this is {FORMAT_VERSION}; {cure}"
         )
     if document.get("run_id") != run_id:
         raise CheckpointError(
-            f"{path}: belongs to run {document.get('run_id')}, but this folder is run {run_id}; move it back or {_CURE}"
+            f"{path}: belongs to run {document.get('run_id')}, but this folder is run {run_id}; move it back or "
+            f"{_anew(folder)}"
         )
     if digest(document.get("content")) != document.get("digest"):
-        raise CheckpointError(f"{path}: damaged, its content does not match its digest; {_CURE}")
+        raise CheckpointError(f"{path}: damaged, its content does not match its digest; {cure}")
     content: dict[str, Any] = document["content"]
     return content
+
+
+def _anew(folder: RunFolder) -> str:
+    """What has the run trained from its start: without a checkpoint it is, unless it has its result already."""
+    if folder.summary.exists():
+        return f"delete {folder.path} and launch the sweep again"
+    return "delete it to train the run again from the start"
 
 
 def last_weights(folder: RunFolder, run_id: str, batch_size: int) -> dict[str, Tensor]:

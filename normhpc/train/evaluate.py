@@ -14,8 +14,8 @@ from normhpc.train.precision import autocast
 from normhpc.train.single_label import SingleLabel
 from normhpc.train.world import World
 
-BLOCK = 500
-"""Images a forward pass sees at once. Fixed, because rounding may depend on it."""
+BLOCK = 125
+"""Images a forward pass sees at once: few enough for a processor's cache. Fixed, because rounding may depend on it."""
 
 
 _KINDS: dict[Labels, type[SingleLabel | MultiLabel]] = {"single": SingleLabel, "multi": MultiLabel}

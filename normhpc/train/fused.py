@@ -28,6 +28,7 @@ from normhpc.record import RecordWriter, RunFolder, RunInfo, read_summary
 from normhpc.train.loop import (
     Diverged,
     Interrupted,
+    count_epoch_seconds,
     end_epoch,
     epoch_steps,
     finish,
@@ -36,6 +37,7 @@ from normhpc.train.loop import (
     step_alone,
 )
 from normhpc.train.losses import summed_loss
+from normhpc.train.memory import forget_frames, give_back, lack_of_memory
 from normhpc.train.precision import autocast
 from normhpc.train.stack import Stack, stacked_as_is
 from normhpc.train.startup import prepare_torch
@@ -61,7 +63,8 @@ def run_together(record_dirs: Sequence[Path | str], stop: StopRequest | None = N
 
     Each is what :func:`~normhpc.train.loop.run` makes of it, up to rounding: sums are taken in another order. Runs that
     are behind are brought level first. What cannot be trained together is trained one run after another, for a reason
-    that is told in each record. A run that diverges is sealed and the others go on; so they do when one fails.
+    that is told in each record; so they are from where memory is not enough for all at once. A run that diverges is
+    sealed and the others go on; so they do when one fails.
 
     Raises :class:`Interrupted` when stopped; otherwise the first failure, after all others have ended, of which each is
     in its run's ``events.jsonl``. Raises :class:`~normhpc.errors.InputError` for runs of different cells, and where this
@@ -126,8 +129,11 @@ class Company:
         self._tried = False
         self._reason: str | None = None
 
-    def open(self, folder: RunFolder, info: RunInfo, world: World, together: Sequence[str]) -> None:
-        """Prepare a run for :meth:`train`; ``together`` are the ids of all. Leaves one alone that is sealed by now."""
+    def open(self, folder: RunFolder, info: RunInfo, world: World, together: Sequence[str] = ()) -> None:
+        """Prepare a run for :meth:`train`; ``together`` are the ids of all that may go with it.
+
+        Leaves one alone that is sealed by now.
+        """
         with contextlib.ExitStack() as held:
             writer = None
             try:
@@ -152,14 +158,15 @@ class Company:
         """All that is left of every run."""
         while self._live:
             now = self._furthest_behind()
-            if len(now) > 1 and not self._tried:
+            to_learn = now[0].state.position.epoch < now[0].config.epochs
+            if to_learn and len(now) > 1 and not self._tried:
                 self._try(now)
                 continue
             self._go_to_work(now)
-            if now[0].state.position.epoch == now[0].config.epochs:
-                self._each(now, self._finish)
-            else:
+            if to_learn:
                 self._step(now)
+            else:
+                self._each(now, self._finish)
 
     def _go_to_work(self, now: Sequence[Training]) -> None:
         """From here on the time of this process is that of ``now``, in equal shares."""
@@ -188,28 +195,77 @@ class Company:
         self._reason = refusal(now)
         if self._reason is None:
             return
-        print(f"not trained together: {self._reason}", flush=True)
+        give_back(now[0].world.device)
+        self._tell("not trained together", self._reason)
+
+    def _tell(self, how: str, reason: str) -> None:
+        """Say on the screen and in each record how the runs are trained; a full disk stops none of them."""
+        print(f"{how}: {reason}", flush=True)
         for training in self._live.values():
-            training.tell("warning", message=f"not trained together with the other seeds: {self._reason}")
+            epoch, step = _place(training)
+            with contextlib.suppress(OSError):
+                training.tell("warning", message=f"{how} with the other seeds: {reason}", epoch=epoch, step=step)
 
     def _step(self, now: Sequence[Training]) -> None:
         """One step of runs at the same place, or the end of their epoch."""
         self._seen_stop.reason = self._stop.reason
+        rows = self._next_batches(now)
+        ready = [self._live[run_id] for run_id in rows]
+        if len(ready) == 1:
+            self._each(ready, lambda training: step_alone(training, rows[training.run_id]))
+        elif ready:
+            self._step_together(ready, list(rows.values()))
+
+    def _next_batches(self, now: Sequence[Training]) -> dict[str, Rows]:
+        """What the next step of each learns from, by run id; the epoch of those that have none left is ended."""
         batches = self._each(now, self._next_rows)
-        ready = [self._live[run_id] for run_id, rows in batches.items() if rows is not None]
         self._each([self._live[run_id] for run_id, rows in batches.items() if rows is None], end_epoch)
-        rows = [rows for rows in batches.values() if rows is not None]
+        return {run_id: rows for run_id, rows in batches.items() if rows is not None}
+
+    def _step_together(self, ready: Sequence[Training], rows: Sequence[Rows]) -> None:
+        """One step of all ``ready``, or of none where memory is not enough for the pass."""
+        lacking = None
         try:
-            if len(ready) == 1:
-                step_alone(ready[0], rows[0])
-            elif ready:
-                step_together(self._stack_of(ready), ready, rows)
-                for training in ready:
-                    clock = training.state.clock
-                    clock.trained_together = max(clock.trained_together, len(ready))
+            gradients_together(self._stack_of(ready), ready, rows)
         except Exception as error:
-            for training in ready:
-                self._fail(training, error)
+            lacking = lack_of_memory(error)
+            if lacking is None:
+                for training in ready:
+                    self._fail(training, error)
+                return
+        if lacking is not None:
+            # not before the error is gone, whose frames hold the pass
+            self._go_on_alone(lacking)
+            return
+        for training in ready:
+            clock = training.state.clock
+            clock.trained_together = max(clock.trained_together, len(ready))
+        lacks = {run_id: lack for run_id, lack in self._each(ready, _update).items() if lack is not None}
+        if lacks:
+            self._go_on_alone(next(iter(lacks.values())), half_done=[self._live[run_id] for run_id in lacks])
+
+    def _go_on_alone(self, reason: str, half_done: Sequence[Training] = ()) -> None:
+        """From here on one run after another, each from where it is.
+
+        But those whose update is ``half_done``: nobody knows how much of it, so they go on from their checkpoints.
+        """
+        self._reason = reason
+        self._stack = None
+        device = next(iter(self._live.values())).world.device
+        for training in self._live.values():
+            training.state.optimizer.zero_grad(set_to_none=True)  # parts of the gradients of all
+        # an update half done may be the last of an epoch, which the others have come to the end of
+        self._next_batches([t for t in self._live.values() if t.state.position.step == t.steps_per_epoch])
+        for training in self._live.values():
+            if training.run_id in self._steps:
+                count_epoch_seconds(training)  # it waits now, which is no training time
+        self._steps.clear()
+        self._tell("no longer trained together", reason)
+        for training in half_done:
+            self._let_go(training)
+        give_back(device)
+        for training in half_done:
+            self.open(training.folder, training.folder.read_run(), training.world)
 
     def _next_rows(self, training: Training) -> Rows | None:
         """What the next step learns from; None at the end of an epoch."""
@@ -236,10 +292,11 @@ class Company:
         results = {}
         for training in trainings:
             try:
-                results[training.run_id] = act(training)
-            except Diverged as diverged:
-                seal_diverged(training, diverged)
-                self._let_go(training)
+                try:
+                    results[training.run_id] = act(training)
+                except Diverged as diverged:
+                    seal_diverged(training, diverged)
+                    self._let_go(training)
             except Interrupted as interrupted:
                 self.failures.append(interrupted)
                 self._let_go(training)
@@ -254,6 +311,7 @@ class Company:
 
     def _keep(self, prefix: str, error: Exception) -> None:
         print(f"{prefix}failed: {error}", flush=True)
+        forget_frames(error)  # they would hold the memory of its pass while the others train
         self.failures.append(error)
 
     def _let_go(self, training: Training) -> None:
@@ -269,11 +327,27 @@ def _place(training: Training) -> tuple[int, int]:
     return position.epoch, position.step
 
 
-def step_together(stack: Stack, trainings: Sequence[Training], rows: Sequence[Rows]) -> None:
-    """One step of each training, each on its own global batch ``rows``; ``stack`` is of their networks.
+def gradients_together(stack: Stack, trainings: Sequence[Training], rows: Sequence[Rows]) -> None:
+    """What a step of each training does before its update, on its own global batch; ``stack`` is of their networks.
 
-    What :func:`~normhpc.train.step.train_step` does, but for the order in which sums are taken.
+    As :func:`~normhpc.train.step.train_step`, but for the order in which sums are taken. Where it fails the trainings
+    are as before it. For that the buffers are copied at every step, which a GPU does in one launch or two: checkpoints
+    may be epochs old, or none.
     """
+    states = [training.state for training in trainings]
+    measured = [len(state.pending) for state in states]
+    stack.keep_buffers()
+    try:
+        _pass_together(stack, trainings, rows)
+    except Exception:
+        stack.drop_gradients()
+        stack.restore_buffers()
+        for state, count in zip(states, measured, strict=True):
+            del state.pending[count:]
+        raise
+
+
+def _pass_together(stack: Stack, trainings: Sequence[Training], rows: Sequence[Rows]) -> None:
     config, world = trainings[0].config, trainings[0].world
     states = [training.state for training in trainings]
     steps = [begin_update(t.state, t.config, updates_per_epoch=t.steps_per_epoch) for t in trainings]
@@ -290,8 +364,17 @@ def step_together(stack: Stack, trainings: Sequence[Training], rows: Sequence[Ro
         for state, step, (loss, logits), batch in zip(states, steps, found, batches, strict=True):
             state.pending.append(Measured(step, loss.detach(), logits.detach(), batch.labels))
     stack.give_gradients()
-    for state in states:
-        end_update(state)
+
+
+def _update(training: Training) -> str | None:
+    """Learn from the gradients; why memory was not enough for it, which leaves the update half done."""
+    try:
+        end_update(training.state)
+    except Exception as error:
+        if (lacking := lack_of_memory(error)) is None:
+            raise
+        return lacking
+    return None
 
 
 def _batches(trainings: Sequence[Training], rows: Sequence[Rows], part: slice) -> list[TrainBatch]:
@@ -320,16 +403,16 @@ def refusal(trainings: Sequence[Training]) -> str | None:
         return "probes measure the layers of one network"
     if any(isinstance(module, _DropoutNd) and module.p > 0 for module in state.model.modules()):
         return "dropout would draw other numbers than alone"
-    stack = Stack([training.state.model for training in trainings])
-    kept = {name: value.clone() for name, value in stack.buffers.items()}
     try:
-        return _difference(stack, trainings, kept)
+        stack = Stack([training.state.model for training in trainings])
+        kept = stack.keep_buffers()
+        try:
+            return _difference(stack, trainings, kept)
+        finally:
+            stack.restore_buffers()
     except Exception as error:
-        # a network may not be made for it in any way, or memory not be enough
-        return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    finally:
-        for name, value in kept.items():
-            stack.buffers[name].copy_(value)
+        # a network may not be made for it in any way
+        return lack_of_memory(error) or f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
 
 
 def _difference(stack: Stack, trainings: Sequence[Training], kept: dict[str, Tensor]) -> str | None:

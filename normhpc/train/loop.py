@@ -196,7 +196,7 @@ def _act(training: Training, decision: Decision) -> None:
     """Save or stop in the middle of an epoch."""
     saved = False
     if decision.stop or decision.save or _steps_due(training):
-        _count_epoch_seconds(training)
+        count_epoch_seconds(training)
         saved = save(training)
     if decision.stop:
         _interrupt(training, saved=saved)
@@ -217,7 +217,7 @@ def _interrupt(training: Training, *, saved: bool) -> None:
     raise Interrupted(f"stopped at epoch {position.epoch}, step {position.step} ({reason}); {outcome}")
 
 
-def _count_epoch_seconds(training: Training) -> None:
+def count_epoch_seconds(training: Training) -> None:
     """Add the training time since the last call, so that a checkpoint inside an epoch holds all of it."""
     now = time.perf_counter()
     training.state.clock.epoch_seconds += now - training.counted_until
@@ -225,7 +225,7 @@ def _count_epoch_seconds(training: Training) -> None:
 
 
 def _count_time(training: Training, steps: int, began: float, began_warm: float) -> None:
-    _count_epoch_seconds(training)
+    count_epoch_seconds(training)
     clock, batch_size, now = training.state.clock, training.config.batch_size, training.counted_until
     training.epoch_seconds = now - began
     if training.state.position.epoch > training.epochs_before:

@@ -1,6 +1,6 @@
 """Equal networks as one: their weights stacked, one forward and one backward pass for the batches of all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Stack:
         """By name, (R, ...), the leaves of the graph."""
         self.buffers = {name: _moved([own[name] for own in buffers]) for name in buffers[0]}
         """By name, (R, ...)."""
+        self._kept: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """The logits of each network for its own images: (R, N, C, H, W) to (R, N, classes).
@@ -40,6 +41,17 @@ class Stack:
 
         logits: Tensor = vmap(of_one)(self.parameters, self.buffers, images)
         return logits
+
+    def keep_buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers as they are now, for :meth:`restore_buffers`; by name, good until the next call."""
+        if not self._kept:
+            self._kept = {name: torch.empty_like(value) for name, value in self.buffers.items()}
+        _copy(self.buffers, self._kept)
+        return self._kept
+
+    def restore_buffers(self) -> None:
+        """Put back what :meth:`keep_buffers` kept last."""
+        _copy(self._kept, self.buffers)
 
     def drop_gradients(self) -> None:
         """Forget the gradients of the last step."""
@@ -57,10 +69,20 @@ class Stack:
 def stacked_as_is(parts: Sequence[Tensor]) -> Tensor:
     """Equally laid out tensors as one, (R, ...), in which each of them lies as it did."""
     first = parts[0]
+    # its number of values, but where it is a cut of something larger and the next one must not lie in its gaps
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(first.shape, first.stride(), strict=True))
     together = torch.empty_strided(
-        (len(parts), *first.shape), (first.numel(), *first.stride()), dtype=first.dtype, device=first.device
+        (len(parts), *first.shape), (max(extent, 0), *first.stride()), dtype=first.dtype, device=first.device
     )
     return torch.stack(list(parts), out=together)
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
+    """One launch for many tensors on a GPU, which only takes those of one type at once."""
+    for dtype in {value.dtype for value in values.values()}:
+        names = [name for name, value in values.items() if value.dtype == dtype]
+        torch._foreach_copy_([into[name] for name in names], [values[name] for name in names])
 
 
 def _moved(own: Sequence[Tensor]) -> Tensor:

@@ -127,7 +127,7 @@ def _check_fit(file: Path, wanted: dict[str, Tensor], given: dict[str, Any]) -> 
         expected, got = (_spelled(of.get(odd[0])) for of in (shapes, found))
         raise InputError(
             f"{file}: weights of another network: {odd[0]}: expected {expected}, got {got}; "
-            "put back the file that this run wrote, or train the run again"
+            f"put back the file that this run wrote, or delete {file.parent} and launch the sweep again"
         )
 
 

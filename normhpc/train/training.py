@@ -254,7 +254,8 @@ def _check_batch(config: RunConfig, rows: int, ranks: int, file: str) -> None:
     if config.batch_size > rows:
         raise InputError(
             Problem(
-                f"expected at most the {rows} training images of {config.data.name}, got {config.batch_size}",
+                f"expected at most the {rows} training images of {config.data.name}, got {config.batch_size}; "
+                "use a smaller batch",
                 path="batch_size",
                 file=file,
             )

@@ -20,8 +20,8 @@ CONFIG = RunConfig.model_validate({"data": {"name": "digits", "val_fraction": 0.
 SHARES = [33, 32, 31]
 SEVERAL = CONFIG.model_copy(update={"data": Synthetic(num_classes=10, multi_label=True)})
 """What an evaluation reads of a run whose images have several of ten labels."""
-BLOCKS = 3
-"""1,437 images in blocks of 500."""
+BLOCKS = 12
+"""1,437 images in blocks of 125."""
 
 
 def digits() -> Batches:

@@ -77,7 +77,13 @@ def train(run: Path, behaviour: dict, stop: Stop) -> int:
     attempt = 1 + events.read_text().count('"event": "started"')
     if leads:
         append(
-            events, attempt=attempt, event="resumed" if done else "started", host=platform.node(), epoch=done, step=0
+            events,
+            attempt=attempt,
+            event="resumed" if done else "started",
+            host=platform.node(),
+            epoch=done,
+            step=0,
+            pids=[os.getpid()],
         )
     fail(run, behaviour.get("faults", {}).get(str(RANK), ""), attempt)
     for epoch in range(done, behaviour.get("epochs", 1)):

@@ -26,7 +26,7 @@ class FakeSlurm:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._answers: dict[str, list[tuple[Any, ...]]] = {}
-        for name in ("sbatch", "squeue", "sacct", "sacctmgr", "scontrol", "sinfo", "srun"):
+        for name in ("sbatch", "squeue", "sacct", "sacctmgr", "scancel", "scontrol", "sinfo", "srun"):
             path = place / name
             path.write_text(SCRIPT.format(python=sys.executable, place=str(place), name=name))
             path.chmod(0o755)

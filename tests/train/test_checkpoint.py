@@ -15,6 +15,7 @@ from support.steps import ALONE, ready
 from support.trainings import TINY, StopAfter, events, new_run, outcome, warnings_told
 
 from normhpc.errors import CheckpointError
+from normhpc.launch.worker import run_rank
 from normhpc.train import Interrupted, run
 from normhpc.train import checkpoint as checkpoint_module
 from normhpc.train.checkpoint import digest, load_checkpoint, read_checkpoint, save_checkpoint
@@ -218,10 +219,56 @@ def test_of_a_later_format(saved):
     )
 
 
-def test_damage_fails_the_run_and_says_the_cure(saved):
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ("model", 'Error(s) in loading state_dict for ConvNet: Unexpected key(s) in state_dict: "other".'),
+        ("optimizer", "loaded state dict has a different number of parameter groups"),
+        ("position", "Position.__init__() got an unexpected keyword argument 'other'"),
+    ],
+)
+def test_of_other_code(saved, part, why):
+    """A network that had another weight, an optimizer without groups, a place that was told otherwise."""
+    document = torch.load(saved.checkpoint, weights_only=True)
+    shared = document["content"]["shared"]
+    if part == "optimizer":
+        shared[part]["param_groups"] = []
+    else:
+        shared[part]["other"] = torch.ones(1) if part == "model" else 1
+    torch.save(document | {"digest": digest(document["content"])}, saved.checkpoint)
+    with pytest.raises(CheckpointError) as caught:
+        run(saved.path)
+    assert str(caught.value) == (
+        f"{saved.checkpoint}: does not fit the network and optimizer of this version of normhpc and torch ({why}); go on "
+        "with the code that wrote it or delete it to train the run again from the start"
+    )
+    assert events(saved)[-1] == "failed"
+
+
+def test_of_a_run_with_its_result_that_is_not_trained_again(saved):
+    saved.summary.write_text("{}")
+    whole = saved.checkpoint.read_bytes()
+    saved.checkpoint.write_bytes(whole[:-200])
+    anew = f"delete {saved.path} and launch the sweep again"
+    assert refusal(saved).endswith(f"; put back the file that this run wrote, or {anew}")
+    saved.checkpoint.write_bytes(whole)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(saved, "0" * 16)
+    assert str(caught.value).endswith(f"; move it back or {anew}")
+
+
+def test_damage_fails_the_run_and_says_the_cure(saved, capsys):
     saved.checkpoint.write_bytes(saved.checkpoint.read_bytes()[:-200])
     with pytest.raises(CheckpointError, match="delete it to train the run again from the start"):
         run(saved.path)
+    assert events(saved)[-1] == "failed"
+    capsys.readouterr()
+    assert run_rank(saved.path) == 2
+    assert re.fullmatch(
+        rf"error: {re.escape(str(saved.checkpoint))}: damaged, cannot be read \(.+\); "
+        "delete it to train the run again from the start\n",
+        capsys.readouterr().err,
+    )
     assert events(saved)[-1] == "failed"
     saved.checkpoint.unlink()
     assert run(saved.path)["state"] == "finished"

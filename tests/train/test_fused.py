@@ -1,5 +1,6 @@
 """Seeds of a cell trained together: each as alone, up to rounding, whatever befalls one of them."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from normhpc.config import Resources
 from normhpc.config import norm as configs
 from normhpc.data import Batches
 from normhpc.errors import BusyError, InputError
-from normhpc.record import read_status, read_summary
+from normhpc.record import RecordWriter, read_status, read_summary
 from normhpc.record.journal import read_journal
 from normhpc.train import Interrupted, fused, loop, run, run_together, setup, training
 from normhpc.train.checkpoint import read_checkpoint
@@ -201,14 +202,14 @@ def test_those_behind_are_brought_level_first(tmp_path, monkeypatch):
         with pytest.raises(Interrupted):
             run(folder.path, StopAfter(steps))
     steps_of = []
-    step = fused.step_together
+    step = fused.gradients_together
 
     def noted(stack, trainings, rows):
         position = trainings[0].state.position
         steps_of.append((position.epoch, position.step, [training.config.seed for training in trainings]))
         step(stack, trainings, rows)
 
-    monkeypatch.setattr(fused, "step_together", noted)
+    monkeypatch.setattr(fused, "gradients_together", noted)
     begun = [read_journal(folder.events).rows[-1] for folder in company[1:]]
     places = [4 * row["epoch"] + row["step"] for row in begun]
     run_together(paths(company))
@@ -226,7 +227,7 @@ class Watch:
         self.now = 100.0
         monkeypatch.setattr(training.time, "monotonic", lambda: self.now)
         for module, name, seconds in (
-            (fused, "step_together", 3.0),
+            (fused, "gradients_together", 3.0),
             (loop, "train_step", 3.0),
             (loop, "evaluate", 7.0),
             (loop, "assess", 7.0),
@@ -369,7 +370,7 @@ def test_a_step_that_fails_fails_all(tmp_path, monkeypatch):
     def failing(stack, trainings, rows):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(fused, "step_together", failing)
+    monkeypatch.setattr(fused, "gradients_together", failing)
     company = seeds(tmp_path)
     with pytest.raises(RuntimeError, match="out of order"):
         run_together(paths(company))
@@ -382,6 +383,53 @@ def test_one_that_another_process_trains(tmp_path):
         run_together(paths(company))
     assert str(raised.value) == f"{company[2].path}: this run is being trained by another process"
     assert [events(folder) for folder in company] == [["started", "finished"], ["started", "finished"], []]
+
+
+# ---- a disk that takes no more --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("spoiled")
+def test_a_seal_that_cannot_be_written_fails_its_run_alone(tmp_path, monkeypatch):
+    seal = RecordWriter.seal
+
+    def full(writer, summary):
+        if summary["state"] == "diverged":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        seal(writer, summary)
+
+    monkeypatch.setattr(RecordWriter, "seal", full)
+    company = seeds(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        run_together(paths(company))
+    assert [events(folder)[-1] for folder in company] == ["finished", "failed", "finished"]
+
+
+def test_a_reason_that_cannot_be_written_stops_nobody(tmp_path, monkeypatch, capsys):
+    event = RecordWriter.event
+
+    def full(writer, kind, **details):
+        if kind == "warning":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        event(writer, kind, **details)
+
+    monkeypatch.setattr(RecordWriter, "event", full)
+    company = seeds(tmp_path, {"probes": "layers"}, count=2)
+    run_together(paths(company))
+    assert [events(folder) for folder in company] == [["started", "finished"]] * 2
+    assert "not trained together: probes measure the layers of one network\n" in capsys.readouterr().out
+
+
+def test_those_that_were_only_not_sealed_are_not_tried(tmp_path, monkeypatch):
+    """Killed between the last checkpoint and the summary: the test is all that is left."""
+    company = seeds(tmp_path, {"probes": "layers"})
+    run_together(paths(company))
+    told = [warnings_told(folder) for folder in company]
+    for folder in company:
+        folder.summary.unlink()
+    monkeypatch.setattr(fused, "refusal", None)
+    run_together(paths(company))
+    assert [warnings_told(folder) for folder in company] == told
+    assert [read_status(folder).state for folder in company] == ["finished"] * 3
 
 
 # ---- what is not trained together -----------------------------------------------------------------------------------
@@ -453,6 +501,35 @@ def test_networks_that_are_not_made_for_it(tmp_path, monkeypatch, network, reaso
         (told,) = warnings_told(found)
         assert told.startswith(f"not trained together with the other seeds: {reason}")
         assert_same(found, expected, 0.0)
+
+
+class Cut(nn.Module):
+    """Its weights are a cut of a larger tensor; all values of its buffer may be one."""
+
+    def __init__(self, expanded):
+        super().__init__()
+        self.linear = nn.Linear(128, 7)
+        self.linear.weight = nn.Parameter(self.linear.weight.detach().repeat(1, 2)[:, :128])
+        self.register_buffer("scale", torch.ones(1).expand(7) if expanded else torch.ones(7))
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("expanded", "reason"), [(False, None), (True, "RuntimeError: unsupported operation: more than one element")]
+)
+def test_networks_whose_tensors_are_parts_of_others(tmp_path, monkeypatch, expanded, reason):
+    monkeypatch.setattr(models, "build", lambda config: Cut(expanded))
+    lone = alone(seeds(tmp_path, name="lone"))
+    company = seeds(tmp_path)
+    run_together(paths(company))
+    for found, expected in zip(company, lone, strict=True):
+        told = warnings_told(found)
+        assert [reason in message for message in told] == ([] if reason is None else [True])
+        ours, theirs = weights(found), weights(expected)
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_networks_and_slow_operations(tmp_path, monkeypatch):

@@ -517,7 +517,7 @@ def test_a_batch_larger_than_the_images(tmp_path):
     folder = new_run(tmp_path / "run", {"batch_size": 1295})
     with pytest.raises(InputError) as caught:
         run(folder.path)
-    message = f"{folder.run_json}: batch_size: expected at most the 1294 training images of digits, got 1295"
+    message = f"{folder.run_json}: batch_size: expected at most the 1294 training images of digits, got 1295; use a smaller batch"
     assert str(caught.value) == message
     assert failure(folder) == ("InputError", message)
 

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,41 @@ print(max(faults[10:]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1_000  # of 31,250 pages of 4 KB
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not Path("/sys/kernel/mm/transparent_hugepage").exists(),
+    reason="needs glibc and a system with huge pages",
+)
+def test_tensors_lie_on_huge_pages_and_room_for_them_is_no_memory():
+    """In a process of its own: a stretch of the heap asks for them, and takes memory as tensors do."""
+    program = """
+import torch
+from normhpc.config import Resources, RunConfig
+from normhpc.train.startup import prepare_torch
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+before = resident_mb()
+prepare_torch(RunConfig.model_validate({}), Resources())
+print(resident_mb() - before)
+kept = torch.ones(2**26)
+print(resident_mb() - before)
+address = kept.data_ptr() + 2**27
+inside = False
+for line in open("/proc/self/smaps"):
+    if line[0] in "0123456789abcdef":
+        start, end = (int(part, 16) for part in line.split()[0].split("-"))
+        inside = start <= address < end
+    elif inside and line.startswith("VmFlags:"):
+        print("hg" in line.split())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    prepared_mb, filled_mb, asked = done.stdout.split()
+    assert float(prepared_mb) < 20
+    assert 268 <= float(filled_mb) < 300  # a tensor of 2**26 numbers of 4 bytes
+    assert asked == "True"
 
 
 @pytest.mark.parametrize("norm", ["batch", "grn", "switchable", "evonorm_b0"])
