@@ -293,6 +293,13 @@ def lines_of(file: Path) -> Iterator[tuple[int, str, list[str]]]:
         text = file.read_text()
     except OSError as error:
         raise InputError(Problem(f"cannot be read: {error.strerror}; name an official list", file=str(file))) from None
+    except UnicodeDecodeError as error:
+        message = f"not text: {error.reason} at byte {error.start:,}; copy or download the list again"
+        raise DataError(Problem(message, file=str(file))) from None
+    if not text.strip():
+        raise DataError(
+            Problem("expected a list of patches, got an empty file; copy or download it again", file=str(file))
+        )
     for line, row in enumerate(csv.reader(text.splitlines()), 1):
         if not row:
             continue

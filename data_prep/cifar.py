@@ -51,6 +51,10 @@ def choose(root: Path, wanted: int | None, sets: "dict[int, CifarSet]") -> int:
 
     Raises :class:`~normhpc.errors.InputError` that says what is expected there.
     """
+    if not root.is_dir():
+        raise InputError(
+            Problem("there is no such folder; give the one of an unpacked archive", path="--root", file=str(root))
+        )
     there = [number for number, cifar in sets.items() if has_files(root, cifar)]
     if wanted is None and len(there) == 2:
         raise InputError(f"{root}: expected one set, found CIFAR-10 and CIFAR-100; choose with --set 10 or --set 100")

@@ -60,9 +60,13 @@ def read_annotations(path: Path) -> Annotations:
         # outlines are most of the file and nothing of a label: each is dropped as soon as it is parsed
         document = json.loads(content, object_hook=_without_outline)
     except OSError as error:
-        raise InputError(Problem(f"cannot be read: {error.strerror}", path="--annotations", file=str(path))) from None
+        text = f"cannot be read: {error.strerror}; give one of COCO's files instances_*.json"
+        raise InputError(Problem(text, path="--annotations", file=str(path))) from None
     except ValueError as error:
-        raise DataError(Problem(f"not a JSON document: {error}", file=str(path))) from None
+        text = (
+            f"not a whole JSON document in its {len(content):,} bytes ({error}); copy or download and unpack it again"
+        )
+        raise DataError(Problem(text, file=str(path))) from None
     _raise(path, _misshapen(document))
     categories = {entry["id"]: entry["name"] for entry in sorted(document["categories"], key=lambda entry: entry["id"])}
     files = {entry["id"]: entry["file_name"] for entry in sorted(document["images"], key=lambda entry: entry["id"])}
@@ -143,7 +147,8 @@ def _raise(path: Path, found: Iterator[Problem]) -> None:
 def folders(images: Path, split: str) -> tuple[Path, ...]:
     """Where images may lie: the folder of the split, when there is one, then ``images`` itself."""
     if not images.is_dir():
-        raise InputError(Problem("there is no such folder", path="--images", file=str(images)))
+        text = f"there is no such folder; give the one that holds the images, or their folder {split}"
+        raise InputError(Problem(text, path="--images", file=str(images)))
     return (images / split, images) if (images / split).is_dir() else (images,)
 
 

@@ -43,7 +43,8 @@ class Folder:
 def find(root: Path, split: str | None = None) -> list[Folder]:
     """The splits in ``root`` with their images; a given ``split`` takes the folders in ``root`` for classes."""
     if not root.is_dir():
-        raise InputError(Problem("there is no such folder", path="--root", file=str(root)))
+        text = "there is no such folder; give the one that holds the folders of the classes, or of the splits"
+        raise InputError(Problem(text, path="--root", file=str(root)))
     inside = _folders(root)
     splits = [name for name in SPLITS if name in inside]
     if split is None and splits and len(splits) < len(inside):
@@ -83,7 +84,7 @@ def _read(root: Path, start: str, split: str) -> Folder:
             )
             raise DataError(Problem(text, file=str(root / start / name)))
     if not found:
-        text = "expected a folder for each class in it, got none"
+        text = "expected a folder for each class in it, got none; give the folder that holds them"
         raise DataError(Problem(text, file=str(root / start)))
     return Folder(split, dict(sorted(found.items())), sorted(others))
 
@@ -110,7 +111,7 @@ def common_shape(root: Path, folder: Folder) -> tuple[int, int]:
                 return image.height, image.width
         except (OSError, SyntaxError, ValueError):
             continue
-    raise DataError(Problem("none of the images can be read", file=str(root)))
+    raise DataError(Problem("none of the images can be read; copy or download them again", file=str(root)))
 
 
 def job(

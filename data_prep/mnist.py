@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from normhpc.errors import DataError, Problem
+from normhpc.errors import DataError, InputError, Problem
 from normhpc.shards.arrays import convert_arrays
 from normhpc.shards.convert import add_options, run
 
@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from normhpc.config.data import Mnist
     from normhpc.data.mnist import EXPECTED, missing_files, read_mnist
 
+    if not given.root.is_dir():
+        text = f"there is no such folder; give the one of MNIST with {EXPECTED}"
+        raise InputError(Problem(text, path="--root", file=str(given.root)))
     if missing := missing_files(given.root):
         message = f"has no {', '.join(missing)}; give --root the folder of MNIST with {EXPECTED}"
         raise DataError(Problem(message, file=str(given.root)))

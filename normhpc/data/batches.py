@@ -35,9 +35,10 @@ class Batches:
     """Normalized batches of one split on ``device``, from images that are copied there once or come from their files.
 
     A batch is x (N, C, H, W) = (pixel / unit - mean) / std per channel, and labels (N,) int64 or (N, K) uint8.
-    Augmentation is a function of (seed, epoch, row) alone, mixing one of (seed, epoch, step, global batch). Crops see
-    zero, black, beyond the edges: the padding comes before normalization. In the code B images of C channels are cut
-    from images padded to P x Q.
+    Augmentation is a function of (seed, epoch, row) alone, mixing one of (seed, epoch, step, global batch). Beyond the
+    edges crops see black, the stored value 0, whose normalized value is -mean / std; of stored floats, whose 0 may be
+    anything (of decibels a bright spot), they see ``mean``, which is 0 normalized. In the code B images of C channels
+    are cut from images padded to P x Q.
 
     With ``crop`` an image is cut to a square of that side, anywhere or, without augmentation, in the middle; with
     ``resize`` the network sees squares of that side: torchvision's ``resize`` of the augmented values, which rounds integers.
@@ -74,7 +75,6 @@ class Batches:
         else:
             planar = split.images.permute(0, 3, 1, 2).contiguous().to(self.device)
             self.shape, stored = (planar.shape[1], planar.shape[2], planar.shape[3]), planar.dtype
-            self.images = F.pad(planar, (self.padding,) * 4)
         if self.warps and stored != torch.uint8:
             raise InputError(
                 Problem(
@@ -94,6 +94,8 @@ class Batches:
         spread = [deviation or 1.0 for deviation in std]
         per_channel = torch.tensor([mean, spread], dtype=torch.float64).mul(unit).view(2, -1, 1, 1)
         self.offset, self.spread = per_channel.to(self.device, torch.promote_types(dtype, torch.float32))
+        if self._reader is None:
+            self.images = self._padded(planar)
         if self.cuts:
             self._line_starts = self._lines_of_a_crop()
         self._lines = None
@@ -183,7 +185,7 @@ class Batches:
             if self.warps:
                 pixels = warped(pixels, rows, epoch, self.seed, self.augment)
             if self.cuts:
-                pixels = self._cropped(_every_line(F.pad(pixels, (self.padding,) * 4), self.window[1]), index[1])
+                pixels = self._cropped(_every_line(self._padded(pixels), self.window[1]), index[1])
             else:
                 pixels = self._middle(pixels, self.window)
         if self.flip:
@@ -200,6 +202,16 @@ class Batches:
         if self._reader is not None:
             return self._reader.take(rows)
         return self._middle(self.images, self.shape[1:]).index_select(0, places)
+
+    def _padded(self, planar: Tensor) -> Tensor:
+        """Planar stored values with what crops see beyond their edges."""
+        if not planar.is_floating_point():
+            return F.pad(planar, (self.padding,) * 4)
+        count, channels, height, width = planar.shape
+        padded = planar.new_empty((count, channels, height + 2 * self.padding, width + 2 * self.padding))
+        padded.copy_(self.offset)
+        self._middle(padded, (height, width)).copy_(planar)
+        return padded
 
     def _drawn(self, rows: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where each image's crop begins in the values it is cut from, and -1, all ones, for each to be mirrored, else 0.

@@ -223,7 +223,10 @@ class _Conversion:
         skipped = [pair for sidecar in sidecars for pair in sidecar.skipped]
         if not any(sidecar.rows for sidecar in sidecars):
             first = f"; {skipped[0][0]!r}: {skipped[0][1]}"
-            raise DataError(f"{self.job.dataset} {self.job.split}: none of {len(skipped)} images could be read{first}")
+            raise DataError(
+                f"{self.job.dataset} {self.job.split}: none of {len(skipped):,} images could be read{first}; copy or "
+                "download them again"
+            )
         with _told(self.folder / INDEX_NAME, "the index"), writing():
             if every := [*self.job.skipped, *skipped]:
                 _write_skipped(self.folder / SKIPPED_NAME, every)

@@ -12,13 +12,13 @@ from pydantic import ConfigDict, StringConstraints, ValidationError
 from pydantic import Field as Constraint
 
 from normhpc.config.base import NonNegativeInt, Part, PositiveInt
+from normhpc.config.data import INDEX_NAME as INDEX_NAME
 from normhpc.config.problems import dotted, findings_of
 from normhpc.errors import DataError, Problem
 from normhpc.files import canonical_json, replace_json
 
 FORMAT = "normhpc-index"
 FORMAT_VERSION = 1
-INDEX_NAME = "index.json"
 
 _AGAIN = "run the conversion again"
 

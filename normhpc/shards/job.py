@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from normhpc.errors import DataError, InputError
+from normhpc.errors import DataError, InputError, Problem
 from normhpc.files import canonical_json
 
 Id = int | str
@@ -105,6 +105,8 @@ class Options:
     task: tuple[int, int] = (1, 1)
 
 
+_RAISE = "raise it or leave it out"
+
 _RESERVED = {"labels", "ids", "crc32", "jpeg", "jpeg_offsets", "size"}
 
 
@@ -112,10 +114,7 @@ def check_job(job: Job, options: Options) -> None:
     """Raise :class:`~normhpc.errors.InputError` for what cannot be converted, :class:`DataError` for wrong ids."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", job.split) is None:
         raise InputError(f"split: expected letters, digits, '.', '_' and '-', got {job.split!r}")
-    if options.rows_per_shard < 1 or options.workers < 1:
-        raise InputError(
-            f"expected at least one row per shard and one worker, got {options.rows_per_shard} and {options.workers}"
-        )
+    _check_counts(options)
     k, n = options.task
     if not 1 <= k <= n:
         raise InputError(f"task: expected K/N with K from 1 to N, got {k}/{n}")
@@ -133,6 +132,18 @@ def check_job(job: Job, options: Options) -> None:
         if spec.dtype not in ("|u1", "<u2", "<f4") or spec.layout not in ("NHWC", "NCHW"):
             raise InputError(f"{spec.name}: expected |u1, <u2 or <f4, NHWC or NCHW; got {spec.dtype}, {spec.layout}")
     _check_ids(job)
+
+
+def _check_counts(options: Options) -> None:
+    problems = []
+    if options.rows_per_shard < 1:
+        problems.append(
+            Problem(f"expected at least 1 image per file, got {options.rows_per_shard}; {_RAISE}", "rows_per_shard")
+        )
+    if options.workers < 1:
+        problems.append(Problem(f"expected at least 1 process, got {options.workers}; {_RAISE}", "workers"))
+    if problems:
+        raise InputError(problems)
 
 
 def ids_dtype(job: Job) -> str:

@@ -18,6 +18,9 @@ from normhpc.shards.verify import Verification, split_folders, verify_split
 
 _SHOWN_CLASSES = 8
 
+_FEWEST_CLASSES = 2
+"""What a sweep takes."""
+
 
 def show_info(path: Path, console: Console, *, as_json: bool) -> None:
     """Print what the splits in ``path`` hold, and how a sweep names them.
@@ -38,11 +41,18 @@ def show_info(path: Path, console: Console, *, as_json: bool) -> None:
     for split in facts:
         first.setdefault((split["dataset"], split["labels"]["kind"], *split["labels"]["classes"]), split)
     for split in first.values():
-        console.print(yaml_line(split["data"]))
+        if split["data"] is not None:
+            console.print(yaml_line(split["data"]))
+        else:
+            found = counted(len(split["labels"]["classes"]), "class", "classes")
+            console.print(
+                f"note: no sweep takes {split['dataset']}: its images are of {found}, and a network learns to tell at "
+                f"least {_FEWEST_CLASSES} apart; convert images of more"
+            )
 
 
 def info(folder: Path) -> dict[str, Any]:
-    """What the split in ``folder`` holds, as JSON; ``data`` is the block for a sweep file."""
+    """What the split in ``folder`` holds, as JSON; ``data`` is the block for a sweep file, None where no sweep takes it."""
     index = read_index(folder)
     return {
         "folder": str(folder),
@@ -62,7 +72,7 @@ def info(folder: Path) -> dict[str, Any]:
         "preprocessing": index.preprocessing,
         "source": index.source,
         "index_sha256": index.index_sha256,
-        "data": data_block(folder, index),
+        "data": data_block(folder, index) if len(index.labels.classes) >= _FEWEST_CLASSES else None,
     }
 
 
@@ -158,7 +168,8 @@ def _show(split: dict[str, Any], console: Console) -> None:
         ", ..." if len(labels["classes"]) > _SHOWN_CLASSES else ""
     )
     kind = "one of" if labels["kind"] == "single" else "any of"
-    console.print(f"  labels: {kind} {len(labels['classes'])} classes ({listed})")
+    classes = counted(len(labels["classes"]), "class", "classes")
+    console.print(f"  labels: {kind} {classes} ({listed})")
     for field in split["fields"]:
         shape = " x ".join(map(str, field["shape"])) or "JPEG files"
         console.print(f"  {field['name']}: {shape} {field['dtype']} {field['layout']}")
@@ -182,9 +193,9 @@ def _first(names: Sequence[str], beginnings: Sequence[str]) -> str | None:
     return next((name for begin in beginnings for name in names if name.startswith(begin)), None)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 shard``, ``2,000 shards``."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+def counted(number: int, noun: str, nouns: str | None = None) -> str:
+    """``1 shard``, ``2,000 shards``; ``nouns`` where an s does not make several."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def _size(size: int) -> str:

@@ -11,6 +11,7 @@ from support.sharded import BANDS, DECIBELS, PHOTO, config, make_shards
 
 from normhpc import data as image_data
 from normhpc.config import RunConfig
+from normhpc.config.checks import FITS, findings
 from normhpc.config.problems import validate_run
 from normhpc.config.training import NoAugment, StandardAugment
 from normhpc.data import Batches, ImageSplit, StoredSplit, sharded
@@ -181,6 +182,42 @@ def test_bands_are_mirrored_and_cut(folder, residency):
     assert set(cut.unique().tolist()) <= {0.0, *plain.unique().tolist()}
 
 
+@pytest.mark.parametrize("residency", ["device", "memory", "mmap"])
+@pytest.mark.parametrize("crop", [None, 7])
+def test_floats_are_padded_with_their_mean(tmp_path, residency, crop):
+    """Each image is a window of what NumPy pads with the mean of each channel; 0 dB would be brighter than all of it."""
+    make_shards(tmp_path, 10, fields=(DECIBELS,))
+    make_shards(tmp_path, 6, "test", fields=(DECIBELS,), first=50)
+    data = load(config(tmp_path, height=12, width=12, channels=2, residency=residency, val_fraction=0.0))
+    batches = Batches(
+        data.train,
+        data.mean,
+        data.std,
+        device="cpu",
+        augment=StandardAugment(flip=False, crop_padding=3),
+        seed=0,
+        crop=crop,
+        unit=data.unit,
+    )
+    stored, _ = image_data.open_shards(tmp_path, "train")[:]
+    planes = stored.astype(np.float64)
+    mean, std = planes.mean((0, 2, 3)).reshape(-1, 1, 1), planes.std((0, 2, 3)).reshape(-1, 1, 1)
+    whole = np.pad((planes - mean) / std, ((0, 0), (0, 0), (3, 3), (3, 3)))
+    side = crop or 12
+    seen_edges = 0
+    for epoch in range(3):
+        for image, padded in zip(batches.train(np.arange(10), epoch).images.numpy(), whole, strict=True):
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2)).transpose(1, 2, 0, 3, 4)
+            assert np.abs(windows - image).max((2, 3, 4)).min() < 1e-5
+            edges = (image == 0).all(0)
+            seen_edges += edges.any()
+    assert seen_edges > 10
+    # as they are without augmentation
+    plain = batches.evaluate(0, 10)[0].numpy()
+    cut = slice((12 - side) // 2, (12 - side) // 2 + side)
+    np.testing.assert_allclose(plain, ((planes - mean) / std)[:, :, cut, cut], atol=1e-5)
+
+
 def test_changes_of_bytes_are_refused_for_more_bits(folder):
     data = load(bands(folder))
     with pytest.raises(InputError, match=r"^augment: expected images of 8 bits for changes of colour, rotation and"):
@@ -281,6 +318,28 @@ def test_contradictions_are_found_without_the_data(changes, message):
     with pytest.raises(InputError) as caught:
         validate_run({"data": config(Path("nowhere"), **changes)})
     assert message in str(caught.value)
+
+
+def test_how_many_images_there_are_is_known_without_them(folder, tmp_path):
+    """To refuse a larger batch when a sweep is planned; where nothing can be known the run itself tells."""
+    for changes in ({}, {"val": "validation"}, {"val_fraction": 0.0}, {"val_fraction": 0.33}, {"train": "test"}):
+        data = RunConfig.model_validate({"data": config(folder, **changes)}).data
+        assert data.train_rows() == len(image_data.load(data).train)
+    larger = {"data": config(folder), "batch_size": 37}
+    assert findings(FITS, dict(RunConfig.model_validate(larger))) == [
+        ("batch_size", "expected at most the 36 training images of shards, got 37; use a smaller batch")
+    ]
+    assert findings(FITS, dict(RunConfig.model_validate({**larger, "batch_size": 36}))) == []
+    index = tmp_path / "train" / "index.json"
+    index.parent.mkdir()
+    for text in (None, "", "[]", "3", "{}", '{"rows": "many"}'):
+        if text is not None:
+            index.write_text(text)
+        elsewhere = RunConfig.model_validate({**larger, "data": config(tmp_path)})
+        assert elsewhere.data.train_rows() is None
+        assert findings(FITS, dict(elsewhere)) == []
+    nowhere = RunConfig.model_validate({**larger, "data": {**config(tmp_path), "path": None}})
+    assert nowhere.data.train_rows() is None
 
 
 def test_where_files_lie_is_no_part_of_the_identity(folder):

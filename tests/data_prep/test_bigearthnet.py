@@ -564,6 +564,18 @@ def test_lists_of_version_1_that_are_wrong(tmp_path):
         f"{tmp_path}/d.csv: cannot be read: No such file or directory; name an official list",
         convert(f"train={tmp_path}/d.csv"),
     )
+    (tmp_path / "e.csv").write_bytes(b"PK\x03\x04\xff")  # as an archive that nobody has unpacked
+    assert_refused(
+        DataError,
+        f"{tmp_path}/e.csv: not text: invalid start byte at byte 4; copy or download the list again",
+        convert(f"train={tmp_path}/e.csv"),
+    )
+    (tmp_path / "f.csv").write_text("\n")
+    assert_refused(
+        DataError,
+        f"{tmp_path}/f.csv: expected a list of patches, got an empty file; copy or download it again",
+        convert(f"train={tmp_path}/f.csv"),
+    )
     for wrong in ("train", "train=", "=a.csv"):
         assert_refused(
             InputError,

@@ -285,16 +285,33 @@ def test_what_is_no_json_object(small):
     assert (
         refused(small) == f"{small}/instances.json: expected an object with categories, images, annotations, got a list"
     )
-    (small / "instances.json").write_text('{"images": [')
-    assert refused(small).startswith(f"{small}/instances.json: not a JSON document: Expecting value: line 1 column 13")
-    (small / "instances.json").write_bytes(b"\xff\xd8\xff\xe0")
-    assert refused(small).startswith(f"{small}/instances.json: not a JSON document: ")
+
+
+def test_a_file_that_is_cut_short_or_no_text(small):
+    file = small / "instances.json"
+    file.write_text('{"images": [')
+    advice = "copy or download and unpack it again"
+    where = "Expecting value: line 1 column 13 (char 12)"
+    assert refused(small) == f"{file}: not a whole JSON document in its 12 bytes ({where}); {advice}"
+    file.write_bytes(b"")
+    where = "Expecting value: line 1 column 1 (char 0)"
+    assert refused(small) == f"{file}: not a whole JSON document in its 0 bytes ({where}); {advice}"
+    file.write_bytes(b"\x1f\x8b\x08\x00")  # as gzip files begin
+    where = "'utf-8' codec can't decode byte 0x8b in position 1: invalid start byte"
+    assert refused(small) == f"{file}: not a whole JSON document in its 4 bytes ({where}); {advice}"
 
 
 def test_folders_and_files_that_are_not_there(small):
     for places, text in [
-        ({"images": small / "none"}, f"{small}/none: --images: there is no such folder"),
-        ({"annotations": small / "none"}, f"{small}/none: --annotations: cannot be read: No such file or directory"),
+        (
+            {"images": small / "none"},
+            f"{small}/none: --images: there is no such folder; give the one that holds the images, or their folder train2017",
+        ),
+        (
+            {"annotations": small / "none"},
+            f"{small}/none: --annotations: cannot be read: No such file or directory; give one of COCO's files "
+            "instances_*.json",
+        ),
     ]:
         with pytest.raises(InputError) as caught:
             convert(small, **places)
@@ -336,7 +353,8 @@ def test_the_command(small):
         [*command, *places, "--out", str(small / "out")], capture_output=True, text=True, check=False
     )
     assert answer.returncode == 2
-    assert answer.stderr == f"error: {small}/none.json: --annotations: cannot be read: No such file or directory\n"
+    text = "cannot be read: No such file or directory; give one of COCO's files instances_*.json"
+    assert answer.stderr == f"error: {small}/none.json: --annotations: {text}\n"
 
 
 def test_no_torch_is_loaded():

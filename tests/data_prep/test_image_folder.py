@@ -118,7 +118,7 @@ def test_size_0_without_any_image(tmp_path):
     (root / "ant" / "0.png").write_bytes(b"not an image")
     with pytest.raises(DataError) as caught:
         convert(root, "--size", "0")
-    assert str(caught.value) == f"{root}: none of the images can be read"
+    assert str(caught.value) == f"{root}: none of the images can be read; copy or download them again"
 
 
 def test_size_0_of_several_sizes_as_jpeg(tmp_path):
@@ -191,13 +191,18 @@ def test_a_folder_without_classes(tmp_path):
     save(picture(9, 9), tmp_path / "root" / "0.png")
     with pytest.raises(DataError) as caught:
         convert(tmp_path / "root", "--size", "8")
-    assert str(caught.value) == f"{tmp_path}/root: expected a folder for each class in it, got none"
+    assert str(caught.value) == (
+        f"{tmp_path}/root: expected a folder for each class in it, got none; give the folder that holds them"
+    )
 
 
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError) as caught:
         convert(tmp_path / "root", "--size", "8")
-    assert str(caught.value) == f"{tmp_path}/root: --root: there is no such folder"
+    assert str(caught.value) == (
+        f"{tmp_path}/root: --root: there is no such folder; give the one that holds the folders of the classes, or of the "
+        "splits"
+    )
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):

@@ -161,6 +161,16 @@ def test_a_folder_without_an_archive_says_what_is_expected(tmp_path):
         convert(cifar, tmp_path, tmp_path / "out")
 
 
+def test_a_folder_that_is_not_there(tmp_path):
+    for module, advice in (
+        (cifar, "give the one of an unpacked archive"),
+        (mnist, "give the one of MNIST with {train-"),
+    ):
+        with pytest.raises(InputError) as caught:
+            convert(module, tmp_path / "none", tmp_path / "out")
+        assert str(caught.value).startswith(f"{tmp_path}/none: --root: there is no such folder; {advice}")
+
+
 def write_mnist(folder, rows=6):
     for prefix, count in (("train", rows), ("t10k", rows // 2)):
         images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)

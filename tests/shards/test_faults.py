@@ -90,7 +90,7 @@ def test_jpeg_that_is_none(tmp_path: Path) -> None:
 
 def test_nothing_readable(tmp_path: Path) -> None:
     text = refused(tmp_path, colours_job(unreadable=tuple(range(IMAGES))))
-    assert text == "toy train: none of 50 images could be read; 100: no pixels in 0"
+    assert text == "toy train: none of 50 images could be read; 100: no pixels in 0; copy or download them again"
     assert not (tmp_path / "train" / "index.json").exists()
 
 
@@ -152,8 +152,12 @@ def test_jobs_that_cannot_be(tmp_path: Path, changes: dict[str, object], text: s
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"workers": 0}, "expected at least one row per shard and one worker, got 16 and 0"),
-        ({"rows_per_shard": 0}, "expected at least one row per shard and one worker, got 0 and 1"),
+        ({"workers": 0}, "workers: expected at least 1 process, got 0; raise it or leave it out"),
+        (
+            {"rows_per_shard": 0, "workers": -1},
+            "rows_per_shard: expected at least 1 image per file, got 0; raise it or leave it out\n"
+            "workers: expected at least 1 process, got -1; raise it or leave it out",
+        ),
         ({"task": (3, 2)}, "task: expected K/N with K from 1 to N, got 3/2"),
     ],
 )

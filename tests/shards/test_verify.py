@@ -16,7 +16,7 @@ from support.shard_jobs import JOBS, bands_job, colours_job, converted, floats_j
 from normhpc.config.problems import validate_run
 from normhpc.errors import DataError
 from normhpc.shards import read_index
-from normhpc.shards.convert import ImageField, Row
+from normhpc.shards.convert import ImageField, LabelSpec, Row
 from normhpc.shards.index import index_sha256
 
 REPAIR = "delete the file and run the conversion again"
@@ -268,6 +268,17 @@ def test_info_prints_what_can_be_trained_on(tmp_path: Path) -> None:
     assert (toy["dataset"], toy["train"], toy["val"], toy["test"]) == ("toy", "train", "validation", "test")
     assert (other["dataset"], other["train"], "val" in other, "test" in other) == ("other", "testing", False, False)
     validate_run({"data": toy})
+
+
+def test_info_of_one_class_says_that_no_sweep_takes_it(tmp_path: Path) -> None:
+    converted(tmp_path, colours_job(labels=LabelSpec("single", ("cat",)), items=[(3, 0)]))
+    lines = normhpc("shards", "info", str(tmp_path)).out.splitlines()
+    assert lines[2] == "  labels: one of 1 class (cat)"
+    assert lines[-1] == (
+        "note: no sweep takes toy: its images are of 1 class, and a network learns to tell at least 2 apart; "
+        "convert images of more"
+    )
+    assert json.loads(normhpc("shards", "info", str(tmp_path), "--json").out)[0]["data"] is None
 
 
 def test_info_of_a_split_beside_a_damaged_one(folder: Path) -> None:
