@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from normhpc.config.data import Shards, Synthetic
+from normhpc.config.data import Shards
 from normhpc.config.model import PlainConv, SmallNetwork, TorchvisionModel, Vit, ZooModel
 from normhpc.config.model.zoo import torchvision_sites, unknown_network
 from normhpc.config.norm import (
@@ -292,7 +292,7 @@ def _norm_fits_tokens(norm: Any, model: Any) -> tuple[str, str] | None:
 
 
 def _weights_are_there(model: Any) -> tuple[str, str] | None:
-    """The one check of the disk: a file that is missing would be found by every run of the sweep, hours later."""
+    """A check of the disk: a file that is missing would be found by every run of the sweep, hours later."""
     if not isinstance(model, ZooModel) or model.weights is None or Path(model.weights).expanduser().is_file():
         return None
     return (
@@ -344,12 +344,14 @@ def _micro_batches_hold_images(optim: Any, batch_size: int) -> tuple[str, str] |
 
 
 def _batch_fits_data(data: Any, batch_size: int) -> tuple[str, str] | None:
-    if not isinstance(data, Synthetic):
+    """Of shards their index is read, where it is; what is loaded is counted once more when it is trained on."""
+    rows = data.train_rows()
+    if rows is None or batch_size <= rows:
         return None
-    rows = data.images - int(data.images * data.val_fraction)
-    if batch_size <= rows:
-        return None
-    return ("batch_size", f"expected at most the {rows} training images of synthetic, got {batch_size}")
+    return (
+        "batch_size",
+        f"expected at most the {rows} training images of {data.name}, got {batch_size}; use a smaller batch",
+    )
 
 
 def _instance_has_pixels(norm: Any, model: Any, data: Any) -> tuple[str, str] | None:

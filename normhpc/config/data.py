@@ -1,6 +1,8 @@
 """The image sets a run can name."""
 
+import json
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -9,6 +11,9 @@ from normhpc.config.base import Fraction, OneOf, Part, PositiveInt, outside_iden
 
 STAGED_VARIABLE = "NORMHPC_STAGED"
 """Environment of a rank: a JSON object from the ``data.path`` of a run to its copy on the node's own disk."""
+
+INDEX_NAME = "index.json"
+"""What describes a folder of shards."""
 
 Labels = Literal["single", "multi"]
 Normalize = Literal["channel", "half", "mean"]
@@ -43,6 +48,15 @@ class DataPart(Part, ABC):
     def classes(self) -> int:
         """Number of labels."""
 
+    @abstractmethod
+    def stored_rows(self) -> int | None:
+        """Training images before ``val`` is held out, at most; None where only a file tells that is not here."""
+
+    def train_rows(self) -> int | None:
+        """Images that a run learns from, at most; None where :meth:`stored_rows` does not know."""
+        rows = self.stored_rows()
+        return None if rows is None else rows - int(rows * self.val_fraction)
+
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of an image as the network sees it."""
         channels, height, width = self.stored_shape()
@@ -73,6 +87,10 @@ class Digits(DataPart):
         """Number of labels."""
         return 10
 
+    def stored_rows(self) -> int:
+        """Training images before ``val`` is held out."""
+        return 1_437
+
 
 class Mnist(OfficialArchives):
     """70,000 grey 28x28 digits in 10 classes, from the four idx files (gzip or not)."""
@@ -86,6 +104,10 @@ class Mnist(OfficialArchives):
     def classes(self) -> int:
         """Number of labels."""
         return 10
+
+    def stored_rows(self) -> int:
+        """Training images before ``val`` is held out, at most."""
+        return 60_000
 
 
 class Cifar10(OfficialArchives):
@@ -101,6 +123,10 @@ class Cifar10(OfficialArchives):
         """Number of labels."""
         return 10
 
+    def stored_rows(self) -> int:
+        """Training images before ``val`` is held out, at most."""
+        return 50_000
+
 
 class Cifar100(OfficialArchives):
     """60,000 colour 32x32 photographs in 100 fine classes, from the python or the binary archive."""
@@ -114,6 +140,10 @@ class Cifar100(OfficialArchives):
     def classes(self) -> int:
         """Number of labels."""
         return 100
+
+    def stored_rows(self) -> int:
+        """Training images before ``val`` is held out, at most."""
+        return 50_000
 
 
 class Synthetic(DataPart):
@@ -146,6 +176,10 @@ class Synthetic(DataPart):
     def classes(self) -> int:
         """Number of labels."""
         return self.num_classes
+
+    def stored_rows(self) -> int:
+        """Training images before ``val`` is held out."""
+        return self.images
 
 
 Residency = Literal["auto", "device", "memory", "mmap", "pread"]
@@ -209,6 +243,20 @@ class Shards(DataPart):
     def classes(self) -> int:
         """Number of labels."""
         return self.num_classes
+
+    def stored_rows(self) -> int | None:
+        """Images of the split ``train``, as its index says; None where no index can be read from here."""
+        if self.path is None:
+            return None
+        try:
+            rows = json.loads((Path(self.path).expanduser() / self.train / INDEX_NAME).read_bytes())["rows"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None  # whoever reads the images says what is wrong with it
+        return rows if isinstance(rows, int) else None
+
+    def train_rows(self) -> int | None:
+        """Images that a run learns from; None where :meth:`stored_rows` does not know."""
+        return self.stored_rows() if self.val is not None else super().train_rows()
 
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of an image as the network sees it."""

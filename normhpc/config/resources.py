@@ -18,7 +18,8 @@ class Resources(Part):
     mem_gb_per_gpu: PositiveFloat = 4.0
     """Memory of each rank in GiB."""
     minutes: PositiveInt = 60
-    """Wall-clock limit of one job: of one run, or of ``runs_per_job`` of them. What it cuts off goes on in the next."""
+    """Wall-clock limit of one run. A Slurm job gets it once for each of its runs that follow one another, as far as the
+    partition allows; what is cut off goes on in the next job."""
     runs_per_job: PositiveInt = 1
     """Runs that one Slurm job takes one after another."""
     runs_per_gpu: PositiveInt = 1
@@ -46,6 +47,5 @@ class Resources(Part):
 
     @property
     def gpu_hours(self) -> float:
-        """GPU-hours of one run when its job uses its whole time limit."""
-        runs = max(self.runs_per_job, self.runs_per_gpu)
-        return self.nodes * self.gpus_per_node * self.minutes / 60 / runs
+        """GPU-hours of one run that uses its whole time limit."""
+        return self.gpus * self.minutes / 60

@@ -61,7 +61,8 @@ def read_declaration(
     Raises :class:`InputError` when there is nothing to read at all.
     """
     if not isinstance(document.value, dict):
-        mistakes.add((), f"expected the sections of a sweep ({', '.join(SECTIONS)}), got {shown(document.value)}")
+        got = "nothing" if document.value is None else shown(document.value)
+        mistakes.add((), f"expected the sections of a sweep ({', '.join(SECTIONS)}), got {got}")
         mistakes.raise_any()
     reader = _Reader(document, mistakes)
     declaration = reader.read(read_overrides(overrides, mistakes, has_seeds="seeds" in document.value))
@@ -106,6 +107,8 @@ class _Reader:
         name = given.get("name", Path(self.declared.document.file).stem)
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
             what = "" if "name" in given else ", the name of the file; give the sweep a name"
+            if isinstance(name, int | float) and not isinstance(name, bool):
+                what = f', a number; write "{name}"'
             rule = "expected letters, digits, dots, _ and -, not starting with a dot"
             self.mistakes.add(origin, f"{rule}, got {shown(name)}{what}")
         description = given.get("description", "")

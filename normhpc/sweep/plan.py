@@ -117,7 +117,16 @@ def make_plan(
         plan.orphans = sorted(recorded - plan.states.keys())
     plan.notes = list(sweep.notes)
     plan.launch = plan.launch[:limit]
+    sets = [data["name"] for data in map(_data_of, plan.launch) if "path" in data and data["path"] is None]
+    if sets:
+        names = " and ".join(dict.fromkeys(sets))
+        plan.notes.append(f"runs on {names} fail without the folder of their images; give it: --set data.path=DIR")
     return plan
+
+
+def _data_of(run: "Run") -> dict[str, Any]:
+    data: dict[str, Any] = run.at(("data",))
+    return data
 
 
 def _recorded(folder: Path) -> set[str]:

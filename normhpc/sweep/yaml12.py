@@ -55,9 +55,16 @@ def parse(text: str, file: str = "") -> Document:
     except yaml.MarkedYAMLError as error:
         line, column = _place(error.problem_mark) if error.problem_mark else (None, None)
         words = ", ".join(word for word in (error.context, error.problem) if word)
+        if line is not None and column is not None and _letter(text, line, column) == "\t":
+            words = "expected blanks before the first word of a line, found a tab"
         raise InputError(Problem(f"not YAML: {words}", "", file, line, column)) from None
     except yaml.reader.ReaderError as error:
         raise InputError(Problem(f"not YAML: character {error.character!r} is not allowed", file=file)) from None
+
+
+def _letter(text: str, line: int, column: int) -> str:
+    """What stands there; nothing at the end of a line or of the text."""
+    return "".join(text.splitlines()[line - 1 : line])[column - 1 : column]
 
 
 def parse_scalar(text: str) -> Any:

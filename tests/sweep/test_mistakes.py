@@ -48,6 +48,16 @@ def test_the_name_of_the_file_must_do_as_a_name(tmp_path):
     )
 
 
+def test_a_name_that_is_a_number_in_yaml(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("name: 3")
+    with pytest.raises(InputError) as caught:
+        load(file)
+    assert str(caught.value) == (
+        f'{file}:1:7: name: expected letters, digits, dots, _ and -, not starting with a dot, got 3, a number; write "3"'
+    )
+
+
 def test_contradictions_of_a_large_sweep_are_met_while_expanding(tmp_path):
     file = tmp_path / "large.yaml"
     rates = ", ".join(str(rate / 1000) for rate in range(1, 201))

@@ -54,6 +54,22 @@ def test_fresh_sweep_is_all_new_and_nothing_is_touched(file: Path) -> None:
     assert sorted(path.name for path in file.parent.iterdir()) == ["s.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("resources", "hours"),
+    [
+        ("{minutes: 30}", 0.5),
+        ("{minutes: 30, runs_per_gpu: 2}", 0.25),
+        ("{minutes: 30, runs_per_job: 10}", 0.5),
+        ("{minutes: 30, runs_per_job: 10, runs_per_gpu: 2}", 0.25),
+        ("{minutes: 30, gpus_per_node: 0}", 0.0),
+    ],
+)
+def test_hours_of_the_limits(file: Path, resources: str, hours: float) -> None:
+    """A job of several runs has the time of all that follow one another."""
+    file.write_text(f"name: s\nseeds: 20\nresources: {resources}\n")
+    assert plan_of(file).gpu_hours_limit == pytest.approx(20 * hours, rel=1e-12)
+
+
 def test_states_decide_what_is_launched(file: Path) -> None:
     ids = [run.run_id for run in load(file).runs()]
     put(file, 0, "submitted", "started", "finished", summary={"state": "finished", "seconds": 1200.0})
@@ -208,6 +224,33 @@ def test_the_best_epoch_needs_val_images(file: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        ("digits", 1437 - 143),
+        ("{name: digits, val_fraction: 0}", 1437),
+        ("mnist", 54_000),
+        ("{name: cifar10, val_fraction: 0, allow_partial: true}", 50_000),
+        ("{name: cifar100, val_fraction: 0.001}", 49_950),
+        ("{name: synthetic, images: 256}", 256 - 25),
+    ],
+)
+def test_a_batch_larger_than_the_images(file: Path, data: str, rows: int) -> None:
+    name = data.split(",")[0].removeprefix("{name: ")
+    text = (
+        f"name: s\nbase: {{model: {{name: convnet, widths: [4]}}, data: {data}}}\nmatrix: {{batch_size: [64, {rows}, "
+    )
+    file.write_text(f"{text}{rows + 1}]}}\n")
+    with pytest.raises(InputError) as caught:
+        plan_of(file)
+    assert str(caught.value) == (
+        f"{file}:3:{len(text.splitlines()[-1]) + 1}: matrix.batch_size[2]: expected at most the {rows} training images of "
+        f"{name}, got {rows + 1}; use a smaller batch"
+    )
+    file.write_text(f"{text}1]}}\n")
+    assert len(plan_of(file).launch) == 3
+
+
 def test_nothing_left(file: Path) -> None:
     with pytest.raises(InputError) as caught:
         plan_of(file, only=("seed=7",))
@@ -222,6 +265,14 @@ def test_damaged_summary_is_named(file: Path) -> None:
         plan_of(file)
     assert str(caught.value).startswith(f"{summary}: not JSON (")
     assert str(caught.value).endswith("); delete it, the run will write it again")
+
+
+def test_images_without_a_folder_are_told(file: Path) -> None:
+    file.write_text("{name: s, matrix: {data: [digits, cifar10, {name: mnist, path: here}, cifar100], seed: [0, 1]}}")
+    note = "runs on cifar10 and cifar100 fail without the folder of their images; give it: --set data.path=DIR"
+    assert plan_of(file).notes == [note]
+    assert plan_of(file, limit=2).notes == []
+    assert plan_of(file, only=("data.name=digits",)).notes == []
 
 
 def test_notes_of_the_sweep_are_the_plans(file: Path) -> None:

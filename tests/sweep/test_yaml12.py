@@ -48,6 +48,7 @@ REFUSED = [
     ("a: *x", "f.yaml:1:4: not YAML: found undefined alias"),
     ("<<: 3", "f.yaml:1:5: << takes a mapping or a list of mappings"),
     ("? [1]\n: 2", "f.yaml:1:3: a key must be a plain word, not a list or mapping"),
+    ("a:\n\tb: 1", "f.yaml:2:1: not YAML: expected blanks before the first word of a line, found a tab"),
     ("a: \x01", "f.yaml: not YAML: character 1 is not allowed"),
     ("a: " + "9" * 5000, "f.yaml:1:4: a: a number of 5000 digits is too long"),
     ("[" * 100_000, "f.yaml:1:51: nested deeper than 50 levels"),

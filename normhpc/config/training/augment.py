@@ -25,7 +25,8 @@ class StandardAugment(Part):
     flip: bool = True
     """Mirror left to right with probability 1/2."""
     crop_padding: NonNegativeInt = 4
-    """Zero-pad by this many pixels on each side and cut out the original size at a random place."""
+    """Pad by this many pixels on each side, with 0 (floats with their channel's mean), and cut out the original size at a
+    random place."""
     grayscale_probability: Probability = 0.0
     """Chance of an image to lose its colours: each channel becomes 0.2989 R + 0.587 G + 0.114 B."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
