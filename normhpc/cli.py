@@ -4,20 +4,14 @@ Nothing here but ``train``, ``predict``, ``analyze`` and ``sweep --smoke`` ever 
 a login node.
 """
 
-import errno
-import json
-import os
-import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from normhpc.errors import InputError, NormhpcError, Problem
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from normhpc.errors import InputError
+from normhpc.terminal import new_console, print_json, run_command
 
 app = typer.Typer(
     name="normhpc",
@@ -49,8 +43,6 @@ Target = Annotated[str, typer.Argument(metavar="TARGET", help="A run, by folder 
 Places = Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="Folders of records. [default: runs]")]
 
 _RUNS = Path("runs")
-_UNWRAPPED = 10_000
-"""Letters of a line that nothing is wide enough to reach."""
 
 Listing = StrEnum("Listing", "norms models data sweeps")
 """What ``normhpc list`` can list."""
@@ -117,38 +109,26 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Bring the runs that SWEEP.yaml declares into being; what is done already is not done again."""
-    from normhpc.launch.command import check_budget, launch_locally, make_folders, show_plan
-    from normhpc.launch.slurm.states import Queue
+    from normhpc.launch.sweep import Options, bring_about
     from normhpc.sweep import load
-    from normhpc.sweep.plan import make_plan
 
-    if smoke and not dry_run:
-        raise InputError("--smoke belongs to --dry-run; give both")
-    if local and (partition or profile):
-        raise InputError("--local runs on this machine, --partition and --profile on a cluster; give one of the two")
-    declared = load(file, overrides=settings or (), only=only or ())
-    plan = make_plan(
-        declared, runs, retry_failed=retry_failed, limit=limit, queued=Queue().runs_of(runs / declared.name)
+    options = Options(
+        runs=runs,
+        partition=partition,
+        profile=profile,
+        local=local,
+        slots=slots,
+        dry_run=dry_run,
+        smoke=smoke,
+        limit=limit,
+        retry_failed=retry_failed,
+        prune=prune,
+        max_gpu_hours=max_gpu_hours,
+        follow=follow,
+        as_json=as_json,
     )
-    if dry_run:
-        if partition or profile:
-            from normhpc.launch.slurm.command import tell_request
-
-            tell_request(plan, partition, profile, _console(stderr=True))
-        raise typer.Exit(show_plan(plan, _console(), as_json=as_json, smoke=smoke))
-    if limit == 0:
-        make_folders(plan, _console(stderr=True), as_json=as_json)
-        return
-    check_budget(plan, max_gpu_hours)
-    if prune:
-        from normhpc.launch.operate import prune as put_aside
-
-        put_aside(plan, _console(stderr=True))
-    if not local:
-        from normhpc.launch.slurm.command import submit
-
-        raise typer.Exit(submit(plan, partition, profile, _console(stderr=True), stay=follow, as_json=as_json))
-    raise typer.Exit(launch_locally(plan, slots, _console(stderr=True), as_json=as_json))
+    options.check()
+    raise typer.Exit(bring_about(load(file, overrides=settings or (), only=only or ()), options))
 
 
 @app.command()
@@ -160,18 +140,10 @@ def expand(
 ) -> None:
     """Print one JSON line per run: its id and its complete configuration."""
     from normhpc.sweep import load
+    from normhpc.sweep.listing import print_count, print_runs
 
     declared = load(file, overrides=settings or (), only=only or ())
-    if count:
-        print(declared.count())
-        return
-    write, run = sys.stdout.write, None
-    for run in declared.runs():
-        write(f'{{"run_id": "{run.run_id}", "config": {run.config_json}}}\n')
-    if run is None:
-        raise InputError(f"{file}: no run is left; exclude or --only leaves nothing of it")
-    for note in declared.notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_count(declared) if count else print_runs(declared)
 
 
 @app.command()
@@ -185,14 +157,15 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show how many runs are in which state, what is running and what failed."""
-    from normhpc.launch.slurm.states import queue_lookup
+    from normhpc.launch.slurm.states import PatientQueue
+    from normhpc.launch.targets import records_of
     from normhpc.results.screen import show_status, watch_status
 
-    folders = [_records_of(place, runs) for place in places or [runs]]
+    folders = [records_of(place, runs) for place in places or [runs]]
     if watch:
-        watch_status(folders, _console(), queue_lookup)
+        watch_status(folders, new_console(), PatientQueue)
     else:
-        show_status(folders, _console(), queue_lookup, as_json=as_json)
+        show_status(folders, new_console(), PatientQueue, as_json=as_json)
 
 
 @app.command()
@@ -217,7 +190,7 @@ def cancel(
     from normhpc.launch.operate import cancel as stop
     from normhpc.launch.targets import find_target
 
-    stop(find_target(target, runs), _console(stderr=True))
+    stop(find_target(target, runs), new_console(stderr=True))
 
 
 @app.command()
@@ -230,7 +203,7 @@ def retry(
     from normhpc.launch.operate import retry as launch_again
     from normhpc.launch.targets import find_target
 
-    raise typer.Exit(launch_again(find_target(target, runs), why.value if why else None, _console(stderr=True)))
+    raise typer.Exit(launch_again(find_target(target, runs), why.value if why else None, new_console(stderr=True)))
 
 
 @app.command()
@@ -249,6 +222,7 @@ def collect(
 ) -> None:
     """Tabulate results: mean and 95 % interval over seeds, and cost, per cell of the sweep."""
     from normhpc.results.output import collect as tabulate
+    from normhpc.results.output import tell
 
     collected = tabulate(
         places or [_RUNS],
@@ -260,15 +234,7 @@ def collect(
         strict=strict,
         rebuild=rebuild,
     )
-    if isinstance(collected.content, bytes):
-        sys.stdout.buffer.write(collected.content)
-    elif collected.content is not None:
-        sys.stdout.write(collected.content)
-    for note in collected.notes:
-        print(f"note: {note}", file=sys.stderr)
-    for note in collected.odd:
-        print(f"error: {note}", file=sys.stderr)
-    raise typer.Exit(1 if collected.odd else 0)
+    raise typer.Exit(tell(collected))
 
 
 @app.command()
@@ -328,7 +294,7 @@ def predict(
         images,
         out,
         load=load_trained,
-        console=_console(stderr=True),
+        console=new_console(stderr=True),
         weights=weights.value if weights else None,
         probabilities=probabilities,
         batch_size=batch_size,
@@ -373,7 +339,7 @@ def analyze(
 
     since = timestamp() if again else None
     request = posthoc.Request(posthoc.analyses_named(what), images, device, weights.value if weights else None, since)
-    folders, console = posthoc.runs_named(run, runs), _console(stderr=True)
+    folders, console = posthoc.runs_named(run, runs), new_console(stderr=True)
     if partition or profile:
         from normhpc.launch.slurm.analyses import submit_analyses as submit
 
@@ -393,7 +359,7 @@ def list_(
     from normhpc.sweep.catalogue import list_parts, list_sweeps, show_catalogue
 
     entries = list_sweeps(Path("sweeps")) if what is Listing.sweeps else list_parts(what.value)
-    _print_json(entries) if as_json else show_catalogue(what.value, entries, _console())
+    print_json(entries) if as_json else show_catalogue(what.value, entries, new_console())
 
 
 @app.command()
@@ -406,9 +372,9 @@ def shards(
     from normhpc.shards.show import show_info, verify
 
     if what is OfShards.info:
-        show_info(folder, _console(), as_json=as_json)
+        show_info(folder, new_console(), as_json=as_json)
     else:
-        raise typer.Exit(verify(folder, _console(stderr=as_json), as_json=as_json))
+        raise typer.Exit(verify(folder, new_console(stderr=as_json), as_json=as_json))
 
 
 @app.command()
@@ -420,7 +386,7 @@ def schema(
     from normhpc.sweep.schema import run_schema, sweep_schema
 
     schemas = {SchemaOf.sweep: sweep_schema, SchemaOf.run: run_schema, SchemaOf.profile: profile_schema}
-    _print_json(schemas[what]())
+    print_json(schemas[what]())
 
 
 @app.command()
@@ -429,67 +395,10 @@ def doctor(runs: RunsDir = _RUNS, as_json: Json = False) -> None:
     from normhpc.launch.doctor import examine, show_findings
 
     findings = examine(runs)
-    _print_json([finding.as_json() for finding in findings]) if as_json else show_findings(findings, _console())
+    print_json([finding.as_json() for finding in findings]) if as_json else show_findings(findings, new_console())
     raise typer.Exit(1 if any(finding.level == "missing" for finding in findings) else 0)
-
-
-def _records_of(place: Path, runs: Path) -> Path:
-    """The folder of records that ``place`` means: itself, or that of the sweep a YAML file declares."""
-    if place.suffix not in (".yaml", ".yml"):
-        return place
-    from normhpc.sweep import load
-
-    return runs / load(place).name
-
-
-def _console(*, stderr: bool = False) -> "Console":
-    """Where people read: user text is printed as it is, and lines are wrapped on terminals alone."""
-    from rich.console import Console
-
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    if not console.is_terminal:
-        console.width = _UNWRAPPED
-    return console
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
 
 
 def main() -> None:
     """Run the command line. Mistakes of the user end with their text and exit code, without a traceback."""
-    _open_closed_streams()
-    try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()
-    except NormhpcError as error:
-        _tell(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer must not fail again at exit
-        if error.errno != errno.EPIPE:
-            print(f"error: writing failed: {error.strerror}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _tell(error: NormhpcError) -> None:
-    """Print what is wrong: a mistake in a file as ``file:line:column: ...``, which editors can follow."""
-    problems = error.problems if isinstance(error, InputError) else [Problem(str(error))]
-    for problem in problems:
-        prefix = "" if problem.line is not None else "error: "
-        for line in str(problem).splitlines():
-            print(f"{prefix}{line}", file=sys.stderr)
-
-
-def _open_closed_streams() -> None:
-    """Let what a shell closed (``>&-``) swallow what is written to it, and keep its number from the records."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            mode = "r" if number == 0 else "w"
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (stays open)
+    run_command(app)

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from support.launches import FAKE_CLI, SWEEP, launching, normhpc, until
 
+from normhpc.record import RunFolder, append_event
+
 
 @pytest.fixture(autouse=True)
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +113,21 @@ def test_status_of_folders_and_sweep_files(behave: Callable[..., None]) -> None:
     by_file = normhpc("status", "fakes.yaml", "--runs", "elsewhere", "--json")
     (document,) = json.loads(by_file.out)
     assert normhpc("status", "elsewhere/fakes", "--json") == by_file
+    assert normhpc("status", "fakes", "--runs", "elsewhere", "--json") == by_file
     assert document["sweep"] == "fakes"
     assert {state: count for state, count in document["counts"].items() if count} == {"finished": 2, "failed": 2}
     shown = [line.split() for line in normhpc("status", "elsewhere").out.splitlines()]
     assert shown[:2] == [["sweep", "runs", "finished", "failed"], ["fakes", "4", "2", "2"]]
     assert normhpc("status") == (2, "", "error: runs: there is no such folder; normhpc sweep SWEEP.yaml makes runs\n")
+
+
+def test_status_in_a_pipe_is_as_wide_as_what_it_says() -> None:
+    assert normhpc("sweep", "fakes.yaml", "--limit", "0").code == 0
+    for run_id, message in zip(run_ids(), ("no good " * 50, "bad", "worse", "odd"), strict=True):
+        append_event(RunFolder(Path("runs", "fakes", run_id)), "failed", **{"class": "ValueError"}, message=message)
+    told = normhpc("status").out.splitlines()
+    assert [line for line in told if line != line.rstrip()] == []
+    assert sorted({len(line) > 100 for line in told}) == [False, True]
 
 
 def test_logs_of_one_run() -> None:

@@ -1,9 +1,11 @@
 """Acting on runs that were launched: cancel, retry with more of what they lacked, put aside what is not declared."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,15 @@ from normhpc.launch.local import LocalLauncher, counted, held_sweep
 from normhpc.launch.ranks import Command, Job, train_command
 from normhpc.launch.slots import make_slots
 from normhpc.launch.slurm.cluster import Cluster, SlurmError, ask
-from normhpc.launch.slurm.journal import SubmissionJournal
-from normhpc.launch.slurm.states import Queue, array_tasks_of
+from normhpc.launch.slurm.journal import ANALYSES, SubmissionJournal
+from normhpc.launch.slurm.states import Queue
 from normhpc.launch.targets import Target
-from normhpc.record import SEALED, RunFolder, append_event, read_status, state_with_queue
+from normhpc.record import SEALED, STATES, RunFolder, append_event, read_status, state_with_queue
 from normhpc.record.folder import host_name
 from normhpc.record.journal import read_journal
+from normhpc.record.lock import is_locked
 from normhpc.results.failures import FailureGroup, Why, group_failures
+from normhpc.results.screen import swept_label
 from normhpc.sweep.plan import Plan
 
 _MORE = 2
@@ -33,19 +37,27 @@ _MORE = 2
 
 
 def cancel(target: Target, console: Console) -> int:
-    """Stop the runs of ``target`` that are in flight; they save themselves first. Returns how many there were."""
-    queued = Queue().runs_of(target.sweep_folder)
+    """Stop the runs of ``target`` that are in flight, and jobs that analyse them. Returns how many such runs there were.
+
+    What trains saves itself first; of an analysis what is not whole is lost.
+    """
+    queue = Queue()
+    queued = queue.runs_of(target.sweep_folder)
     journal = SubmissionJournal(target.sweep_folder)
     launches = journal.launches() if queued is not None else []
     if target.whole and launches:
         with journal.held():
             journal.close([launch for launch in launches if not launch.closed])
+        queue = Queue()  # asked anew: until they were closed a task that ended may have submitted more
     meant = dict.fromkeys([*(run.path.name for run in target.runs), *(queued or {} if target.whole else {})])
     in_queue = [run_id for run_id in meant if run_id in (queued or {})]
-    tasks = [task for run_id in in_queue for task in array_tasks_of(launches, run_id)]
+    tasks = queue.array_tasks(journal, in_queue)
     if tasks:
-        ask("scancel", *dict.fromkeys(tasks))
+        ask("scancel", *(task.name for task in tasks))
     local = [run for run in target.runs if run.path.name not in in_queue and run.is_held()]
+    launchers = {pid for run in local if (pid := _launcher_of(run)) is not None} if target.whole else set()
+    for pid in launchers:
+        _ask_to_stop(pid)  # first, so that it starts nothing in the place of what ends
     for run in local:
         _stop_local(run)
     for run in [RunFolder(target.sweep_folder / run_id) for run_id in in_queue]:
@@ -53,7 +65,34 @@ def cancel(target: Target, console: Console) -> int:
             append_event(run, "cancelled", reason="normhpc cancel")
     count = len(in_queue) + len(local)
     console.print(f"{target.sweep_folder.name}: {counted(count, 'run')} cancelled", soft_wrap=True)
+    if launchers:
+        console.print("the launch on this machine ends with them and starts no more", soft_wrap=True)
+    _cancel_analyses(target, console)
     return count
+
+
+def _cancel_analyses(target: Target, console: Console) -> None:
+    """Stop the jobs that are to analyse the runs of ``target``. Of a whole sweep, what failed is forgotten, too."""
+    journal = SubmissionJournal(target.sweep_folder, ANALYSES)
+    if target.whole and journal.path.exists():
+        with journal.held():
+            journal.close([launch for launch in journal.launches() if not launch.closed])
+    # asked only now: until it was closed a task that ended may have submitted more
+    tasks = Queue().array_tasks(journal, {run.path.name for run in target.runs})
+    if tasks:
+        ask("scancel", *(task.name for task in tasks))
+    if target.whole:
+        for launch in journal.launches():
+            if left := set(range(len(launch.chunks))) - launch.cancelled:
+                journal.cancelled(launch.token, sorted(left))
+    else:
+        for task in tasks:
+            journal.cancelled(task.launch.token, [task.index])
+    if not tasks:
+        return
+    runs = {run_id for task in tasks for run_id in task.launch.chunks[task.index]}
+    told = f"{counted(len(tasks), 'job')} of normhpc analyze cancelled, at {counted(len(runs), 'run')}"
+    console.print(f"{target.sweep_folder.name}: {told}", soft_wrap=True)
 
 
 def _stop_local(run: RunFolder) -> None:
@@ -64,6 +103,22 @@ def _stop_local(run: RunFolder) -> None:
         raise InputError(f"{run.path}: is being trained on another machine; stop it there")
     append_event(run, "cancelled", reason="normhpc cancel")
     for pid in pids:
+        _ask_to_stop(pid)
+
+
+def _launcher_of(run: RunFolder) -> int | None:
+    """Process of the ``normhpc sweep`` or ``retry`` on this machine that started what trains ``run``; None without one."""
+    rows = [row for row in read_journal(run.events).rows if row.get("event") in ("submitted", "started", "resumed")]
+    # whoever trains a run by hand declares nothing to be submitted
+    if len(rows) < 2 or rows[-2].get("launcher") != "local" or rows[-2].get("host") != host_name():
+        return None
+    pid = rows[-2].get("pid")
+    return pid if isinstance(pid, int) and is_locked(run.path.absolute().parent) else None
+
+
+def _ask_to_stop(pid: int) -> None:
+    # what has ended in between needs no asking
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
 
 
@@ -162,9 +217,12 @@ def _retry_locally(sweep_folder: Path, runs: Sequence[AgainRun], console: Consol
     watcher = LineWatcher(len(runs), len(slots), console)
     with held_sweep(sweep_folder):
         uninterrupted = LocalLauncher(slots, watcher, command=command).run([_job(sweep_folder, run) for run in runs])
+    states = Counter(read_status(RunFolder(sweep_folder / run.run_id)).state for run in runs)
+    told = ", ".join(f"{states[state]:,} {state}" for state in STATES if states[state])
+    console.print(f"{sweep_folder.name}: retried {counted(len(runs), 'run')}; {told}", soft_wrap=True)
     if not uninterrupted:
         return 130
-    return int(any(read_status(RunFolder(sweep_folder / run.run_id)).state not in SEALED for run in runs))
+    return int(any(state not in SEALED for state in states))
 
 
 def _job(sweep_folder: Path, run: AgainRun) -> Job:
@@ -174,7 +232,7 @@ def _job(sweep_folder: Path, run: AgainRun) -> Job:
         config = RunConfig.model_validate(json.loads(run.config_json))
         folder.create(config, sweep=sweep_folder.name, swept=run.swept, resources=run.resources, code=code_version())
 
-    return Job(folder, run.run_id, run.resources, create)
+    return Job(folder, f"{swept_label(run.swept)} seed={run.seed}", run.resources, create)
 
 
 def prune(plan: Plan, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""Which runs ``cancel`` and ``retry`` mean: one by its id or folder, or all of a sweep."""
+"""Which runs ``status``, ``cancel`` and ``retry`` mean: one by its id or folder, or all of a sweep."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,22 @@ def find_target(name: str, runs: Path) -> Target:
     folder = _sweep_folder(name, runs)
     if folder is not None:
         return Target(folder, run_folders(folder), whole=True)
-    run = find_run(name, runs)
+    run = find_run(name, runs, what="run or sweep")
     return Target(run.path.absolute().parent, [run], whole=False)
+
+
+def records_of(place: Path, runs: Path) -> Path:
+    """The folder of records that ``place`` means: itself, or that of the sweep a YAML file declares or a name names."""
+    if place.suffix not in (".yaml", ".yml"):
+        return runs / place if not place.exists() and (runs / place).is_dir() else place
+    from normhpc.sweep import load
+
+    return runs / load(place).name
 
 
 def _sweep_folder(name: str, runs: Path) -> Path | None:
     if name.endswith((".yaml", ".yml")):
-        from normhpc.sweep import load
-
-        folder = runs / load(name).name
+        folder = records_of(Path(name), runs)
         if not folder.is_dir():
             raise InputError(f"{folder}: the sweep has no records; launch it with: normhpc sweep {name}")
         return folder

@@ -6,8 +6,8 @@ from normhpc.errors import InputError
 from normhpc.record.folder import RunFolder
 
 
-def find_run(name: str, runs: Path) -> RunFolder:
-    """The run in folder ``name``, or whose id starts with ``name`` below ``runs``.
+def find_run(name: str, runs: Path, what: str = "run") -> RunFolder:
+    """The run in folder ``name``, or whose id starts with ``name`` below ``runs``. ``what`` is what was looked for.
 
     Raises :class:`InputError` when there is none, or more than one.
     """
@@ -19,7 +19,8 @@ def find_run(name: str, runs: Path) -> RunFolder:
         return RunFolder(found[0])
     if not found:
         raise InputError(
-            f"{name}: no such run in {runs}/; give its folder or the start of its id (normhpc collect --per-run)"
+            f"{name or repr(name)}: no such {what} in {runs}/; give its folder or the start of its id "
+            "(normhpc collect --per-run)"
         )
     shown = ", ".join(str(path) for path in found[:5]) + (", ..." if len(found) > 5 else "")
     raise InputError(f"{name}: could be {len(found)} runs: {shown}; give more of the id, or the folder")

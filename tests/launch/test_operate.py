@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.launches import SWEEP, normhpc
+from support.launches import SWEEP, launching, normhpc, until
 
 from normhpc.errors import InputError
 from normhpc.launch.operate import retry
@@ -53,6 +53,11 @@ def test_retry_launches_what_failed_with_more_of_what_it_lacked() -> None:
     fail(third, "no good")
     code, told = again("fakes.yaml", "oom")
     assert code == 0
+    assert told[3].split(" ", 3)[2:] == [
+        "",
+        f"{first.path.name}  data=synthetic model=convnet norm=none seed=0 (slot 0)",
+    ]
+    assert told[-1] == "fakes: retried 1 run; 1 finished"
     assert [line.split("  ", 1)[1] for line in told[:2]] == [
         "2 runs  error  RuntimeError: no good",
         "1 run  oom  RuntimeError: CUDA out of memory",
@@ -76,7 +81,7 @@ def test_a_target_is_a_run_or_a_sweep() -> None:
     with pytest.raises(InputError) as error:
         find_target("other", Path("runs"))
     assert str(error.value) == (
-        "other: no such run in runs/; give its folder or the start of its id (normhpc collect --per-run)"
+        "other: no such run or sweep in runs/; give its folder or the start of its id (normhpc collect --per-run)"
     )
 
 
@@ -95,6 +100,38 @@ def test_cancel_stops_a_run_of_this_machine() -> None:
         assert process.wait(10) == -15
     assert read_status(run).state == "cancelled"
     assert normhpc("cancel", "fakes").err == "fakes: 0 runs cancelled\n"
+
+
+def test_cancelling_a_sweep_ends_its_launcher_too(tmp_path: Path) -> None:
+    fakes = {"default": {"epochs": 60, "epoch_seconds": 1.0}}
+    with launching("sweep", "fakes.yaml", "--local", "--slots", 1, cwd=tmp_path, fakes=fakes) as launch:
+        until(
+            lambda: any((run.path / "metrics.jsonl").exists() for run in run_folders(FOLDER)) if FOLDER.exists() else 0
+        )
+        answer = normhpc("cancel", "fakes")
+        told = "fakes: 1 run cancelled\nthe launch on this machine ends with them and starts no more\n"
+        assert (answer.code, answer.err) == (0, told)
+        assert launch.wait(20) == 130
+        assert "fakes: launched 1 of 4 runs; 3 new, 1 cancelled" in launch.err
+    assert [read_status(run).state for run in run_folders(FOLDER)] == ["cancelled"]
+
+
+def test_cancelling_a_run_leaves_the_others_to_its_launcher(tmp_path: Path) -> None:
+    fakes = {"0": {"epochs": 60, "epoch_seconds": 1.0}, "default": {"epochs": 1, "epoch_seconds": 0.01}}
+    with launching("sweep", "fakes.yaml", "--local", "--slots", 1, cwd=tmp_path, fakes=fakes) as launch:
+        for _ in range(2):  # those of seed 0
+            until(lambda: [run for run in FOLDER.glob("*") if is_running(run)])
+            [run] = [run for run in FOLDER.glob("*") if is_running(run)]
+            assert normhpc("cancel", run).err == "fakes: 1 run cancelled\n"
+            until(lambda run=run: read_status(RunFolder(run)).state == "cancelled")
+        assert launch.wait(20) == 1
+        assert "fakes: launched 4 of 4 runs; 2 finished, 2 cancelled" in launch.err
+
+
+def is_running(run: Path) -> bool:
+    """Whether it has measured something of many epochs."""
+    folder = RunFolder(run)
+    return folder.metrics.exists() and folder.read_run().config.seed == 0 and read_status(folder).state == "running"
 
 
 def test_prune_puts_aside_what_the_sweep_no_longer_declares() -> None:

@@ -28,8 +28,9 @@ def test_no_such_run(runs):
     for name in ("abc", "*", "demo", "../demo", "f" * 17, ""):
         with pytest.raises(InputError) as caught:
             find_run(name, runs)
+        shown = name or "''"
         assert str(caught.value) == (
-            f"{name}: no such run in {runs}/; give its folder or the start of its id (normhpc collect --per-run)"
+            f"{shown}: no such run in {runs}/; give its folder or the start of its id (normhpc collect --per-run)"
         )
 
 

@@ -45,3 +45,19 @@ def test_jobs_compute_what_the_local_command_computes(minicluster: "Minicluster"
     assert sweep.call(submit).err == "nothing to submit: 2 runs with all of it\n"
     # training knows nothing of it
     assert "nothing to submit" in sweep.sweep().err
+
+    held = "{partition: debug, gpus: gres, mem_gb_per_gpu: 1.5, sbatch: {hold: true}}"
+    (tmp_path / "held.yaml").write_text(held)
+    sweep.call(sweep.command("analyze", "runs", *asked, "--again", "--profile", "./held.yaml"))
+    assert [(row["analysis"], row["submitted"]) for row in analyses(sweep)] == [(what, 2) for what in WHAT]
+    told = "s: 0 runs cancelled\ns: 1 job of normhpc analyze cancelled, at 2 runs\n"
+    assert sweep.call(sweep.command("cancel", "s")).err == told
+    assert minicluster.run("squeue", "--noheader").stdout == ""
+    assert analyses(sweep) == []
+
+
+def analyses(sweep: SlurmSweep) -> list[dict[str, Any]]:
+    """What ``normhpc status`` says of them."""
+    [status] = json.loads(sweep.call(sweep.command("status", "--json")).out)
+    found: list[dict[str, Any]] = status["analyses"]
+    return found

@@ -227,6 +227,20 @@ def test_record_folder_that_cannot_be_written(cluster, tmp_path):
     sweep.assert_finished_once(3)
 
 
+def test_a_cancelled_sweep_ends_and_the_next_launch_goes_on(cluster, tmp_path):
+    sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 40, "epoch_seconds": 0.2})
+    sweep.sweep()
+    sweep.until("started", 2)
+    sweep.until_saved(2)
+    assert sweep.call(sweep.command("cancel", "s")).err == "s: 2 runs cancelled\n"
+    sweep.wait()
+    assert (sweep.finished(), sweep.call(sweep.command("cancel", "s")).err) == ({}, "s: 0 runs cancelled\n")
+    assert "2 runs in 2 jobs" in sweep.sweep().err
+    sweep.wait()
+    sweep.assert_finished_once(2)
+    assert sweep.counts()["resumed"] == 2
+
+
 def test_cancelled_task_says_so_and_goes_on_with_the_next_launch(cluster, tmp_path):
     sweep = SlurmSweep(cluster, tmp_path, seeds=2, fakes={"epochs": 40, "epoch_seconds": 0.2})
     sweep.sweep()

@@ -91,6 +91,8 @@ class Launch:
     """Waves that were ever meant to be submitted, the refused ones too."""
     closed: bool = False
     """A later launch has taken over what was left."""
+    cancelled: set[int] = field(default_factory=set)
+    """Chunks that the user has stopped."""
 
     @property
     def submitted(self) -> int:
@@ -182,6 +184,10 @@ class SubmissionJournal:
         for launch in launches:
             self._append("closed", token=launch.token)
 
+    def cancelled(self, token: str, chunks: Sequence[int]) -> None:
+        """The user has stopped these chunks of the launch called ``token``."""
+        self._append("cancelled", token=token, chunks=list(chunks))
+
     def launches(self) -> list[Launch]:
         """Every launch with its waves, oldest first; refused waves are left out."""
         found: dict[str, Launch] = {}
@@ -211,6 +217,8 @@ class SubmissionJournal:
                     waves.pop(row["name"], None)
                 case "closed":
                     found[row["token"]].closed = True
+                case "cancelled":
+                    found[row["token"]].cancelled |= set(row["chunks"])
         for name, (token, start, stop) in waves.items():
             found[token].waves.append(Wave(name, start, stop, jobs[name]))
         return list(found.values())

@@ -1,15 +1,35 @@
-"""What the queue adds to the records: which runs Slurm still has."""
+"""What the queue adds to the records: which runs Slurm still has, and which of them jobs analyse."""
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from normhpc.launch.slurm.cluster import Cluster, QueuedJob, SlurmError
 from normhpc.launch.slurm.journal import ANALYSES, Launch, SubmissionJournal
 from normhpc.record import SEALED, RunFolder, State, read_status
+from normhpc.results.status import AnalysisStatus
 
 _RUNNING = frozenset({"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "SUSPENDED"})
+
+_AnalysisState = Literal["submitted", "running", "finished", "failed"]
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedTask:
+    """An array task in the queue and what it was given."""
+
+    name: str
+    """``ARRAY_TASK``, as scancel takes it."""
+    launch: Launch
+    index: int
+    """Its chunk of the launch."""
 
 
 class Queue:
@@ -42,6 +62,39 @@ class Queue:
             for what in launch.analysis["what"]
         }
 
+    def analyses_in(self, sweep_folder: Path) -> list[AnalysisStatus]:
+        """The analyses that jobs are at, or that failed in one, in the order in which they were first asked for.
+
+        A run counts by the newest job that it was given to. Empty when no analysis was ever submitted, and when this
+        machine has no Slurm to ask.
+        """
+        journal = SubmissionJournal(sweep_folder, ANALYSES)
+        states: dict[str, dict[str, tuple[_AnalysisState, Path | None]]] = {}
+        for launch, queued in self._launches(journal) or []:
+            jobs = {index: wave.job_id for wave in launch.waves for index in range(wave.start, wave.stop)}
+            since = datetime.fromisoformat(launch.declared)
+            for index, chunk in enumerate(launch.chunks):
+                output = journal.folder / "jobs" / f"{jobs[index]}.out" if jobs.get(index) else None
+                for what in launch.analysis["what"]:
+                    for run in chunk:
+                        state = _state_of_analysis(RunFolder(sweep_folder / run), what, since, queued.get(run), output)
+                        if index in launch.cancelled:
+                            states.get(what, {}).pop(run, None)
+                        elif state is not None:
+                            states.setdefault(what, {})[run] = (state, output)
+        found = (_analysis_status(what, list(runs.values())) for what, runs in states.items())
+        return [status for status in found if status.submitted + status.running + status.failed]
+
+    def array_tasks(self, journal: SubmissionJournal, run_ids: Container[str]) -> list[QueuedTask]:
+        """The array tasks in the queue that were given any of ``run_ids``."""
+        return [
+            QueuedTask(f"{job.array_id}_{job.task}", launch, wave.start + job.task)
+            for launch, _ in self._launches(journal) or []
+            for wave in launch.waves
+            for job in (self._jobs or {}).get(wave.name, ())
+            if any(run_id in run_ids for run_id in launch.chunks[wave.start + job.task])
+        ]
+
     def _launches(self, journal: SubmissionJournal) -> list[tuple[Launch, dict[str, State]]] | None:
         """Every launch of ``journal`` with its runs that are in the queue; None as :meth:`runs_of` says."""
         if not journal.path.exists() or shutil.which("squeue") is None:
@@ -51,22 +104,58 @@ class Queue:
         return [(launch, _in_queue(launch, self._jobs)) for launch in journal.launches()]
 
 
-def queue_lookup() -> Callable[[Path], dict[str, State] | None]:
-    """A :class:`Queue` as ``normhpc status`` asks it: a Slurm that does not answer leaves the records to speak."""
-    queue, silent = Queue(), False
+class PatientQueue:
+    """A :class:`Queue` as ``normhpc status`` asks it: a Slurm that does not answer leaves the records to speak.
 
-    def runs_of(sweep_folder: Path) -> dict[str, State] | None:
-        nonlocal silent
-        if silent:
+    A :class:`~normhpc.results.status.QueueLookup`.
+    """
+
+    def __init__(self) -> None:
+        self._queue, self._silent = Queue(), False
+
+    def runs_of(self, sweep_folder: Path) -> dict[str, State] | None:
+        """As :meth:`Queue.runs_of`; None also without an answer, which is told once."""
+        return self._answer(lambda: self._queue.runs_of(sweep_folder))
+
+    def analyses_in(self, sweep_folder: Path) -> list[AnalysisStatus]:
+        """As :meth:`Queue.analyses_in`; none without an answer, which is told once."""
+        return self._answer(lambda: self._queue.analyses_in(sweep_folder)) or []
+
+    def _answer(self, ask: Callable[[], Answer]) -> Answer | None:
+        if self._silent:
             return None
         try:
-            return queue.runs_of(sweep_folder)
+            return ask()
         except SlurmError as error:
-            silent = True
+            self._silent = True
             print(f"note: {error}; the states shown are those of the records alone", file=sys.stderr)
             return None
 
-    return runs_of
+
+def _state_of_analysis(
+    folder: RunFolder, what: str, since: datetime, queued: State | None, output: Path | None
+) -> _AnalysisState | None:
+    """How far jobs are with one run; None when no job is to do it, or the run is gone."""
+    from normhpc.posthoc.kept import is_written_since  # NumPy and Pillow are of use only where something was analysed
+
+    if is_written_since(folder, what, since):
+        return "finished"
+    if queued is not None:
+        return "running" if queued == "running" else "submitted"
+    return "failed" if output is not None and folder.run_json.exists() else None
+
+
+def _analysis_status(what: str, states: Sequence[tuple[_AnalysisState, Path | None]]) -> AnalysisStatus:
+    counts = Counter(state for state, _ in states)
+    outputs = [str(output) for state, output in states if state == "failed" and output is not None]
+    return AnalysisStatus(
+        what,
+        counts["submitted"],
+        counts["running"],
+        counts["finished"],
+        counts["failed"],
+        outputs[-1] if outputs else None,
+    )
 
 
 def _in_queue(launch: Launch, queue: Mapping[str, list[QueuedJob]]) -> dict[str, State]:
@@ -79,18 +168,6 @@ def _in_queue(launch: Launch, queue: Mapping[str, list[QueuedJob]]) -> dict[str,
         waiting = (run_id for chunk in launch.chunks[launch.submitted :] for run_id in chunk)
         found |= dict.fromkeys(waiting, "submitted")
     return found
-
-
-def array_tasks_of(launches: Iterable[Launch], run_id: str) -> list[str]:
-    """``ARRAY_TASK`` of every accepted array task that was given ``run_id``."""
-    return [
-        f"{wave.job_id}_{index - wave.start}"
-        for launch in launches
-        for wave in launch.waves
-        if wave.job_id is not None
-        for index in range(wave.start, wave.stop)
-        if run_id in launch.chunks[index]
-    ]
 
 
 def _is_over(path: Path, launch: Launch) -> bool:

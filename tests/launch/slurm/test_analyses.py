@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def here(slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> F
     slurm.answer("scontrol", "MaxArraySize = 1001\nMaxJobCount = 10000\n")
     slurm.answer("sbatch", "Submitted batch job 7\n")
     slurm.answer("sbatch", "", "--test-only", err="sbatch: Job 8 to start at 2026-01-02T03:04:05 using 1 cpus\n")
-    for name in ("sacctmgr", "squeue", "sacct"):
+    for name in ("sacctmgr", "squeue", "sacct", "scancel"):
         slurm.answer(name)
     return slurm
 
@@ -327,6 +328,124 @@ def test_the_login_node_loads_no_torch(here: FakeSlurm) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "\n"), done.stderr
     assert submitted(here) == 1
+
+
+# ---- watching and stopping ------------------------------------------------------------------------------------------
+
+
+def shown() -> list[str]:
+    """What ``normhpc status`` says of analyses."""
+    answer = normhpc("status")
+    lines = [line.rstrip() for line in answer.out.splitlines()]
+    places = [number for number, line in enumerate(lines) if line.startswith("analysis")]
+    return lines[places[0] + 1 :] if places else []
+
+
+def in_json() -> list[dict[str, object]]:
+    return [row for sweep in json.loads(normhpc("status", "--json").out) for row in sweep["analyses"]]
+
+
+def test_status_shows_what_jobs_are_at_and_what_failed(here: FakeSlurm, tmp_path: Path) -> None:
+    folders = [trained(name) for name in "abc"]
+    assert shown() == []
+    assert in_json() == []
+    analyze("runs", "--what", "confusion,hessian", "--partition", "gpu", "--set", "resources.runs_per_job=1")
+    queue(here)
+    assert [line.split() for line in shown()] == [
+        ["confusion", "s", "3", "0", "0", "0"],
+        ["hessian", "s", "3", "0", "0", "0"],
+    ]
+    wave = journal().launches()[0].waves[0].name
+    here.answer("squeue", f"7|1|RUNNING|None|{wave}\n7|2|PENDING|None|{wave}\n", "--user")
+    analysed(folders[0], "confusion")
+    analysed(folders[1], "confusion")
+    output = str(tmp_path / "runs" / "s" / ".analyses" / "jobs" / "7.out")
+    assert [line.split() for line in shown()] == [
+        ["confusion", "s", "1", "0", "2", "0"],
+        ["hessian", "s", "1", "1", "0", "1", output],
+    ]
+    counts = {"analysis": "hessian", "submitted": 1, "running": 1, "finished": 0, "failed": 1, "output": output}
+    assert in_json()[1] == counts
+    here.answer("squeue", "", "--user")
+    for folder in folders[:2]:
+        analysed(folder, "hessian")
+    analysed(folders[2], "confusion")
+    assert in_json() == [counts | {"submitted": 0, "running": 0, "finished": 2}]
+    shutil.copytree("runs/s/.analyses", "runs/gone/.analyses")
+    assert [sweep["sweep"] for sweep in json.loads(normhpc("status", "--json").out)] == ["s"]
+    # once it is there, however it was computed, there is nothing to tell
+    analysed(folders[2], "hessian")
+    assert in_json() == []
+
+
+def test_a_result_from_before_is_none_of_the_job(here: FakeSlurm) -> None:
+    folder = trained("a")
+    analysed(folder, "confusion")
+    result = folder.path / "posthoc" / "confusion.json"
+    os.utime(result, (1, 1))
+    analyze("runs", "--what", "confusion", "--partition", "gpu", "--again")
+    assert [(row["finished"], row["failed"]) for row in in_json()] == [(0, 1)]
+    os.utime(result)
+    assert in_json() == []
+
+
+def test_the_newest_job_counts(here: FakeSlurm) -> None:
+    trained("a")
+    for _ in range(2):
+        analyze("runs", "--what", "confusion", "--partition", "gpu")
+    assert [row["failed"] for row in in_json()] == [1]
+    queue(here)
+    assert [(row["submitted"], row["failed"]) for row in in_json()] == [(1, 0)]
+
+
+def test_status_without_slurm_or_answer_tells_of_runs_alone(here: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained("a")
+    analyze("runs", "--what", "confusion", "--partition", "gpu")
+    here.answer("squeue", "", "--user", err="slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
+    answer = normhpc("status", "--json")
+    assert [sweep["analyses"] for sweep in json.loads(answer.out)] == [[]]
+    assert answer.err == (
+        "note: squeue failed: slurm_load_jobs error: Unable to contact slurm controller; "
+        "the states shown are those of the records alone\n"
+    )
+    monkeypatch.setenv("PATH", "/nowhere")
+    answer = normhpc("status", "--json")
+    assert ([sweep["analyses"] for sweep in json.loads(answer.out)], answer.err) == ([[]], "")
+
+
+def test_cancelling_a_sweep_stops_its_analyses_too(here: FakeSlurm) -> None:
+    for name in "abc":
+        trained(name)
+    here.answer("sacctmgr", "2|normal\n", "assoc")
+    analyze("runs", "--what", "confusion", "--partition", "gpu", "--set", "resources.runs_per_job=1")
+    queue(here)
+    answer = normhpc("cancel", "s")
+    told = "s: 0 runs cancelled\ns: 2 jobs of normhpc analyze cancelled, at 2 runs\n"
+    assert (answer.code, answer.err) == (0, told)
+    assert here.calls("scancel") == [["7_0", "7_1"]]
+    # neither is the third submitted by the two that end, nor are they failures
+    [launch] = journal().launches()
+    assert (launch.closed, launch.cancelled) == (True, {0, 1, 2})
+    here.answer("squeue", "", "--user")
+    assert in_json() == []
+    assert normhpc("cancel", "s").err == "s: 0 runs cancelled\n"
+    assert len(here.calls("scancel")) == 1
+    assert (
+        "confusion of 3 runs in 1 job, 1 submitted"
+        in analyze("runs", "--what", "confusion", "--partition", "gpu")[1][0]
+    )
+
+
+def test_cancelling_a_run_stops_the_jobs_that_are_at_it(here: FakeSlurm) -> None:
+    for name in "abc":
+        trained(name)
+    analyze("runs", "--what", "confusion", "--partition", "gpu", "--set", "resources.runs_per_job=2")
+    queue(here, "RUNNING")
+    answer = normhpc("cancel", "runs/s/b")
+    assert answer.err == "s: 0 runs cancelled\ns: 1 job of normhpc analyze cancelled, at 2 runs\n"
+    assert here.calls("scancel") == [["7_0"]]
+    assert [(launch.closed, launch.cancelled) for launch in journal().launches()] == [(False, {0})]
+    assert [row["running"] for row in in_json()] == [1]
 
 
 # ---- tasks ----------------------------------------------------------------------------------------------------------

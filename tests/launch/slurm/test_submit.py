@@ -1,8 +1,11 @@
 """Submitting: the whole batch script, the clean environment, waves, refusals."""
 
+import contextlib
+import io
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from support.fake_slurm import FakeSlurm
 from support.submittable import runs
 
 from normhpc.config import Resources
+from normhpc.launch.operate import cancel
 from normhpc.launch.profile import Profile
 from normhpc.launch.slurm import submit
 from normhpc.launch.slurm.cluster import Cluster, SlurmError
@@ -28,6 +32,8 @@ from normhpc.launch.slurm.submit import (
     task_command,
     warning_seconds,
 )
+from normhpc.launch.targets import Target
+from normhpc.record import RunFolder
 
 START = (
     "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR2]); "
@@ -301,3 +307,50 @@ def test_call_planned_before_another_submitted_submits_nothing_twice(
     assert capsys.readouterr().out == "s: nothing to submit, another call has just done so\n"
     assert submit_runs(sweep, runs(5), Profile(), Cluster(), console) == 2
     assert len(slurm.calls("sbatch")) == 2
+
+
+def test_cancel_names_tasks_that_slurm_has(sweep: Path, slurm: FakeSlurm) -> None:
+    """Of earlier launches of the same runs Slurm knows nothing any more, and would refuse the call for them."""
+    slurm.answer("scancel", "")
+    journal = declared(sweep, 3)
+    submit_what_fits(journal)
+    journal.declare(runs(3), Profile(), "", {})
+    slurm.answer("sbatch", "Submitted batch job 8\n")
+    submit_what_fits(journal)
+    name = journal.launches()[1].waves[0].name
+    slurm.answer("squeue", f"8|0|RUNNING|None|{name}\n8|2|PENDING|None|{name}\n", "--user")
+    told = io.StringIO()
+    one = Target(sweep, [RunFolder(sweep / runs(3)[2].run_id)], whole=False)
+    assert cancel(one, Console(file=told)) == 1
+    assert slurm.calls("scancel") == [["8_2"]]
+    assert not journal.launches()[1].closed
+    assert cancel(Target(sweep, [], whole=True), Console(file=told)) == 2
+    assert slurm.calls("scancel")[1:] == [["8_0", "8_2"]]
+    assert [launch.closed for launch in journal.launches()] == [True, True]
+    assert told.getvalue() == "s: 1 run cancelled\ns: 2 runs cancelled\n"
+
+
+def test_cancel_finds_what_was_submitted_while_it_waited(
+    sweep: Path, slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that ends holds the journal for as long as it submits the next wave."""
+    slurm.answer("scancel", "")
+    journal = declared(sweep, 3)
+    name = journal.intend(journal.launches()[0], 0, 1)
+    journal.accepted(name, "7")
+    slurm.answer("squeue", f"7|0|RUNNING|None|{name}\n", "--user")
+    real = SubmissionJournal.held
+
+    @contextlib.contextmanager
+    def held(self: SubmissionJournal) -> Iterator[None]:
+        more = self.intend(self.launches()[0], 1, 3)
+        self.accepted(more, "8")
+        slurm.answer("squeue", f"8|0|PENDING|None|{more}\n8|1|PENDING|None|{more}\n", "--user")
+        with real(self):
+            yield
+
+    monkeypatch.setattr(SubmissionJournal, "held", held)
+    told = io.StringIO()
+    assert cancel(Target(sweep, [], whole=True), Console(file=told)) == 3
+    assert slurm.calls("scancel") == [["8_0", "8_1"]]
+    assert told.getvalue() == "s: 3 runs cancelled\n"
