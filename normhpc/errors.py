@@ -57,7 +57,9 @@ class RecordError(NormhpcError):
 
 
 class CheckpointError(RecordError):
-    """A checkpoint is damaged or belongs to another run."""
+    """A checkpoint is damaged or belongs to another run: the file is bad input, which the user deletes or puts back."""
+
+    exit_code = 2
 
 
 class BusyError(NormhpcError):

@@ -14,6 +14,7 @@ FLOOR = {
     "errors": 0,
     "files": 0,
     "config": 1,
+    "terminal": 1,
     "record": 2,
     "shards": 2,
     "norms": 2,
@@ -29,7 +30,7 @@ FLOOR = {
     "__main__": 7,
 }
 
-WITHOUT_TORCH = ("config", "sweep", "record", "shards", "launch", "results", "report", "cli")
+WITHOUT_TORCH = ("config", "sweep", "record", "shards", "launch", "results", "report", "terminal", "cli")
 
 # the one function that runs where the training runs
 REACHES_TRAIN = "launch/worker.py"
