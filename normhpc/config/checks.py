@@ -343,6 +343,19 @@ def _micro_batches_hold_images(optim: Any, batch_size: int) -> tuple[str, str] |
     )
 
 
+def too_few_images(batch_size: int, accumulate: int, ranks: int) -> str | None:
+    """What is wrong with a batch that does not give each micro-batch of each rank an image; None when it does."""
+    least = ranks * accumulate
+    if batch_size >= least:
+        return None
+    return f"expected at least {least} images, one for each of {accumulate} micro-batches on {ranks} ranks, got {batch_size}"
+
+
+def _ranks_have_images(batch_size: int, optim: Any, resources: Any) -> tuple[str, str] | None:
+    message = too_few_images(batch_size, optim.accumulate, resources.ranks)
+    return ("batch_size", f"{message}; use a larger batch or fewer nodes or GPUs") if message else None
+
+
 def _batch_fits_data(data: Any, batch_size: int) -> tuple[str, str] | None:
     """Of shards their index is read, where it is; what is loaded is counted once more when it is trained on."""
     rows = data.train_rows()
@@ -407,6 +420,9 @@ FITS = (
     Check(("model", "norm"), _kept_norms_are_not_named),
 )
 """What makes a sound configuration impossible to train with this network and these images: refused when it is planned."""
+
+FITS_RESOURCES = (Check(("batch_size", "optim", "resources"), _ranks_have_images),)
+"""What makes a sound configuration impossible to train on the resources of its run: refused when it is planned."""
 
 
 def findings(checks: Iterable[Check], fields: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
-from normhpc.config.checks import CHECKS, FITS
+from normhpc.config.checks import CHECKS, FITS, FITS_RESOURCES
 from normhpc.config.problems import Keys
 from normhpc.errors import InputError, Problem
 from normhpc.sweep.axes import Axis
@@ -24,6 +24,7 @@ _CHECKED_AT_ONCE = 10_000
 """Combinations that are all resolved before the first run is given out; of a larger sweep, every value once."""
 
 _SEED = POSITION["seed"]
+_FITS = (*FITS, *FITS_RESOURCES)
 
 
 class Expansion:
@@ -64,7 +65,7 @@ class Expansion:
             except InputError as error:
                 mistakes.take(error.problems)
         if formed and mistakes:
-            fits = [Checker(check) for check in FITS]
+            fits = [Checker(check) for check in _FITS]
             for states in self._some_combinations():
                 mistakes.take(self._misfits_beside_mistakes(fits, states))
 
@@ -97,7 +98,7 @@ class Expansion:
 
     def misfits(self) -> Iterator[Problem]:
         """What makes sound runs impossible to train, each problem once."""
-        checks = [Checker(check) for check in FITS]
+        checks = [Checker(check) for check in _FITS]
         told: set[Problem] = set()
         for cell in self.cells():
             for check in checks:

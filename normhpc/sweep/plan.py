@@ -161,14 +161,12 @@ def distinct_cases(runs: "Iterable[Run]") -> "Iterator[Run]":
 def _fewest_together(config: dict[str, Any], ranks: int) -> int:
     """The least images that a rank computes on at once and, with a norm over the batch, that share a statistic.
 
-    0, 1, or 2 for more: a rank without images fails, a norm over a single one may.
+    1, or 2 for more: a norm over a single one may fail.
     """
     shares = {config["batch_size"] // ranks, -(-config["batch_size"] // ranks)}
     pieces = config["optim"]["accumulate"]
     sizes = {size for share in shares for size in (share // pieces, -(-share // pieces))}
     norm = config["norm"]
-    if 0 in sizes:
-        return 0
     if "sync" not in norm or (norm["sync"] and ranks > 1):
         return 2
     ghost = norm.get("ghost_size", max(sizes))

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from normhpc import models
 from normhpc.config import RunConfig
+from normhpc.config.checks import too_few_images
 from normhpc.config.data import Shards
 from normhpc.config.training import LayerProbes as LayerProbesConfig
 from normhpc.data import Batches, ImageData, Split, centre_and_scale, rank_share, step_seed
@@ -128,16 +129,9 @@ def micro_batches(rows: int, world: World, accumulate: int) -> list[slice]:
 
 def check_shares(config: RunConfig, ranks: int, file: str = "") -> None:
     """Raise :class:`InputError`, with ``file`` as its place, unless each micro-batch of each rank has an image."""
-    least = ranks * config.optim.accumulate
-    if config.batch_size < least:
-        raise InputError(
-            Problem(
-                f"expected at least {least} images, one for each of {config.optim.accumulate} micro-batches on "
-                f"{ranks} ranks, got {config.batch_size}",
-                path="batch_size",
-                file=file,
-            )
-        )
+    message = too_few_images(config.batch_size, config.optim.accumulate, ranks)
+    if message:
+        raise InputError(Problem(message, path="batch_size", file=file))
 
 
 def images_per_statistic(model: nn.Module, config: RunConfig, shares: list[int]) -> list[int] | None:

@@ -156,22 +156,22 @@ def test_distinct_cases_differ_in_what_can_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("norm", "expected"),
     [
-        ("none", [64, 1]),
-        ("layer", [64, 1]),
-        ("batch", [64, 3, 1]),
-        ("{name: batch, sync: true}", [64, 1]),
-        ("{name: ghost_batch, ghost_size: 1}", [64, 1]),
-        ("{name: ghost_batch, ghost_size: 32}", [64, 65, 1]),
-        ("{name: ghost_batch, ghost_size: 33}", [64, 3, 1]),
+        ("none", [64]),
+        ("layer", [64]),
+        ("batch", [64, 3]),
+        ("{name: batch, sync: true}", [64]),
+        ("{name: ghost_batch, ghost_size: 1}", [64]),
+        ("{name: ghost_batch, ghost_size: 32}", [64, 65]),
+        ("{name: ghost_batch, ghost_size: 33}", [64, 3]),
     ],
 )
 def test_batches_that_leave_an_image_alone_are_cases_of_their_own(
     tmp_path: Path, norm: str, expected: list[int]
 ) -> None:
-    """On two ranks: shares of 32; 33 and 32; 1 and 2; 0 and 1."""
+    """On two ranks: shares of 32; 33 and 32; 1 and 2."""
     path = tmp_path / "s.yaml"
     path.write_text(
-        f"name: s\nbase: {{norm: {norm}}}\nmatrix: {{batch_size: [64, 65, 128, 3, 1]}}\nresources: {{nodes: 2}}\n"
+        f"name: s\nbase: {{norm: {norm}}}\nmatrix: {{batch_size: [64, 65, 128, 3]}}\nresources: {{nodes: 2}}\n"
     )
     found = [
         json.loads(run.config_json)["batch_size"] for run in distinct_cases(make_plan(load(path), tmp_path).launch)
@@ -249,6 +249,31 @@ def test_a_batch_larger_than_the_images(file: Path, data: str, rows: int) -> Non
     )
     file.write_text(f"{text}1]}}\n")
     assert len(plan_of(file).launch) == 3
+
+
+@pytest.mark.parametrize(
+    ("resources", "accumulate", "least", "ranks"),
+    [
+        ("{nodes: 2, gpus_per_node: 4}", 1, 8, 8),
+        ("{nodes: 3, gpus_per_node: 0}", 2, 6, 3),
+    ],
+)
+def test_a_batch_without_an_image_for_each_rank(
+    file: Path, resources: str, accumulate: int, least: int, ranks: int
+) -> None:
+    text = (
+        f"name: s\nbase: {{data: digits, optim: {{accumulate: {accumulate}}}}}\nresources: {resources}\n"
+        f"matrix: {{batch_size: [{least}, "
+    )
+    file.write_text(f"{text}{least - 1}]}}\n")
+    with pytest.raises(InputError) as caught:
+        plan_of(file)
+    assert str(caught.value) == (
+        f"{file}:4:{len(text.splitlines()[-1]) + 1}: matrix.batch_size[1]: expected at least {least} images, one for each of "
+        f"{accumulate} micro-batches on {ranks} ranks, got {least - 1}; use a larger batch or fewer nodes or GPUs"
+    )
+    file.write_text(f"{text}{least + 1}]}}\n")
+    assert len(plan_of(file).launch) == 2
 
 
 def test_nothing_left(file: Path) -> None:
