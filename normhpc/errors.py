@@ -56,10 +56,14 @@ class RecordError(NormhpcError):
     """A run's folder cannot be read or written."""
 
 
-class CheckpointError(RecordError):
-    """A checkpoint is damaged or belongs to another run: the file is bad input, which the user deletes or puts back."""
+class DamagedError(RecordError):
+    """A file of a run's folder is damaged, of another run or of another version: bad input, to be deleted or put back."""
 
     exit_code = 2
+
+
+class CheckpointError(DamagedError):
+    """A checkpoint is such a file."""
 
 
 class BusyError(NormhpcError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from normhpc.config import SCHEMA_VERSION, Resources, RunConfig
 from normhpc.config.problems import validate_run
-from normhpc.errors import InputError, Problem, RecordError
+from normhpc.errors import DamagedError, InputError, Problem
 from normhpc.files import read_json, replace_json
 from normhpc.record.journal import Journal
 from normhpc.record.lock import exclusive_lock, is_locked
@@ -109,18 +109,18 @@ class RunFolder:
         content = self._read_run_json()
         missing = [key for key in ("run_id", "config", "sweep", "swept", "resources") if key not in content]
         if missing:
-            raise RecordError(
+            raise DamagedError(
                 f"{self.run_json}: has no {', '.join(missing)}; delete the folder and launch the sweep again"
             )
         # before the configuration is looked at: another version may have other fields
         if content.get("schema_version") != SCHEMA_VERSION:
-            raise RecordError(
+            raise DamagedError(
                 f"{self.run_json}: written by another version of normhpc (schema {content.get('schema_version')}, "
                 f"this version has schema {SCHEMA_VERSION}); launch the sweep again to make a new run"
             )
         config = validate_run(content["config"], file=str(self.run_json))
         if config.run_id != content["run_id"]:
-            raise RecordError(
+            raise DamagedError(
                 f"{self.run_json}: says run {content['run_id']}, but its configuration is that of run {config.run_id}; "
                 "delete the folder and launch the sweep again"
             )
@@ -147,7 +147,7 @@ class RunFolder:
             if isinstance(content, dict):
                 return content
             reason = "expected a mapping"
-        raise RecordError(f"{self.run_json}: not JSON ({reason}); delete the folder and launch the sweep again")
+        raise DamagedError(f"{self.run_json}: not JSON ({reason}); delete the folder and launch the sweep again")
 
     @contextlib.contextmanager
     def held_for_training(self) -> Iterator[None]:

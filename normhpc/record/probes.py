@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from normhpc.errors import RecordError
+from normhpc.errors import DamagedError
 from normhpc.files import replace_file
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class ProbeFile:
     def rewind(self, *, step: int, epoch: int) -> None:
         """Drop what was measured when more steps, or epochs, were finished than a resumed run has.
 
-        Raises :class:`~normhpc.errors.RecordError` for a file that is damaged or of another run, :class:`OSError` for
+        Raises :class:`~normhpc.errors.DamagedError` for a file that is damaged or of another run, :class:`OSError` for
         one that the system does not give.
         """
         if not self.path.exists():
@@ -112,7 +112,7 @@ class ProbeFile:
     ) -> None:
         """Write rows ``first`` and following: (rows, columns) ``values`` measured on ``images`` (rows,) images.
 
-        Raises :class:`OSError` when the disk cannot take them, :class:`~normhpc.errors.RecordError` as :meth:`rewind`.
+        Raises :class:`OSError` when the disk cannot take them, :class:`~normhpc.errors.DamagedError` as :meth:`rewind`.
         """
         if not self.path.exists():
             self._create(columns)
@@ -191,7 +191,7 @@ class ProbeFile:
 def read_probes(path: Path) -> ProbeContent:
     """The content of ``path``, also while a run is writing it.
 
-    Raises :class:`~normhpc.errors.RecordError` for a file that is no such thing, :class:`OSError` for one that the
+    Raises :class:`~normhpc.errors.DamagedError` for a file that is no such thing, :class:`OSError` for one that the
     system does not give.
     """
     with _opened(path) as file:
@@ -240,8 +240,8 @@ def _opened(path: Path) -> "h5py.File":
     return file
 
 
-def _unusable(path: Path, why: str) -> RecordError:
-    return RecordError(f"{path}: {why}; delete it, what it held is lost but the run goes on")
+def _unusable(path: Path, why: str) -> DamagedError:
+    return DamagedError(f"{path}: {why}; delete it, what it held is lost but the run goes on")
 
 
 def _reserve(group: "h5py.Group", name: str, shape: tuple[int, ...], kind: str, fill: float) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from normhpc.errors import RecordError
+from normhpc.errors import DamagedError
 from normhpc.files import read_json
 from normhpc.record.folder import RunFolder, host_name
 from normhpc.record.journal import read_journal
@@ -58,7 +58,7 @@ def read_summary(folder: RunFolder) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise RecordError(f"{folder.summary}: not JSON ({error}); delete it, the run will write it again") from None
+        raise DamagedError(f"{folder.summary}: not JSON ({error}); delete it, the run will write it again") from None
     return summary
 
 

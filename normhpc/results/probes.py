@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from normhpc.errors import RecordError
+from normhpc.errors import DamagedError
 from normhpc.record.probes import ProbeContent, read_probes
 from normhpc.results.fields import field_names
 from normhpc.results.records import read_records
@@ -36,7 +36,7 @@ def load_probes(*dirs: str | os.PathLike[str]) -> pd.DataFrame:
             continue
         try:
             parts.append((record.run_id, read_probes(record.folder.probes)))
-        except RecordError as error:
+        except DamagedError as error:
             notes.append(str(error))
         except OSError as error:
             why = os.strerror(error.errno) if error.errno is not None else str(error).splitlines()[0]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from normhpc.errors import RecordError
+from normhpc.errors import DamagedError
 from normhpc.files import read_json
 from normhpc.record import SEALED, RunFolder, RunStatus, read_status, read_summary
 from normhpc.results.find import name_below, runs_by_directory
@@ -108,7 +108,7 @@ def read_state(folder: RunFolder) -> tuple[RunStatus, list[str]]:
     """The state of a run, ``lost`` when its summary is damaged, and the note that says so."""
     try:
         summary: Any = without_surrogates(read_summary(folder))
-    except RecordError as error:
+    except DamagedError as error:
         return RunStatus("lost", {}, None), [str(error)]
     if summary is None:
         return read_status(folder), []

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from normhpc.config import SCHEMA_VERSION, Resources, RunConfig
-from normhpc.errors import BusyError, InputError, RecordError
+from normhpc.errors import BusyError, DamagedError, InputError
 from normhpc.record import RunFolder, run_folders
 from normhpc.record.folder import timestamp
 
@@ -74,18 +74,19 @@ def rewritten(folder, **changes):
 def test_another_schema_version_is_refused(folder):
     config = {**CONFIG.to_json(), "a_field_of_the_future": 1}
     rewritten(folder, schema_version=SCHEMA_VERSION + 1, config=config)
-    with pytest.raises(RecordError) as caught:
+    with pytest.raises(DamagedError) as caught:
         folder.read_run()
     assert str(caught.value) == (
         f"{folder.run_json}: written by another version of normhpc (schema {SCHEMA_VERSION + 1}, "
         f"this version has schema {SCHEMA_VERSION}); launch the sweep again to make a new run"
     )
+    assert caught.value.exit_code == 2
 
 
 def test_a_configuration_that_is_not_the_runs_is_refused(folder):
     other = RunConfig.model_validate({"seed": 4})
     rewritten(folder, config=other.to_json())
-    with pytest.raises(RecordError) as caught:
+    with pytest.raises(DamagedError) as caught:
         folder.read_run()
     assert str(caught.value) == (
         f"{folder.run_json}: says run {CONFIG.run_id}, but its configuration is that of run {other.run_id}; "
@@ -113,9 +114,9 @@ def test_no_run_json(tmp_path):
 def test_run_json_that_is_none(folder, content):
     folder.run_json.write_bytes(content)
     expected = re.escape(f"{folder.run_json}: not JSON (") + r".+\); delete the folder and launch the sweep again"
-    with pytest.raises(RecordError, match=f"^{expected}$"):
+    with pytest.raises(DamagedError, match=f"^{expected}$"):
         folder.read_run()
-    with pytest.raises(RecordError, match=f"^{expected}$"):
+    with pytest.raises(DamagedError, match=f"^{expected}$"):
         create(folder.path)
     assert folder.run_json.read_bytes() == content
 
@@ -123,7 +124,7 @@ def test_run_json_that_is_none(folder, content):
 @pytest.mark.parametrize("missing", ["run_id", "config", "sweep", "swept", "resources"])
 def test_run_json_with_a_part_missing(folder, missing):
     rewritten(folder, **{missing: None})
-    with pytest.raises(RecordError, match=f"has no {missing}; delete the folder and launch the sweep again$"):
+    with pytest.raises(DamagedError, match=f"has no {missing}; delete the folder and launch the sweep again$"):
         folder.read_run()
 
 

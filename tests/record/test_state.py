@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from normhpc.config import Resources, RunConfig
-from normhpc.errors import RecordError
+from normhpc.errors import DamagedError
 from normhpc.files import replace_json
 from normhpc.record import IN_FLIGHT, SEALED, STATES, RunFolder, append_event, read_status, read_summary
 from normhpc.record.folder import host_name
@@ -108,7 +108,7 @@ def test_torn_lines_are_counted(folder):
 def test_damaged_summary(folder):
     assert read_summary(folder) is None
     folder.summary.write_text('{"state": "fini')
-    with pytest.raises(RecordError, match=r"summary.json: not JSON \(.+\); delete it, the run will write it again$"):
+    with pytest.raises(DamagedError, match=r"summary.json: not JSON \(.+\); delete it, the run will write it again$"):
         read_summary(folder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from normhpc.errors import InputError, RecordError
+from normhpc.errors import DamagedError, InputError
 from normhpc.record import RunFolder, append_event
 from normhpc.record.lock import exclusive_lock
 from normhpc.sweep import load
@@ -286,7 +286,7 @@ def test_damaged_summary_is_named(file: Path) -> None:
     run = put(file, 0)
     summary = file.parent / "runs/s" / run / "summary.json"
     summary.write_text("{")
-    with pytest.raises(RecordError) as caught:
+    with pytest.raises(DamagedError) as caught:
         plan_of(file)
     assert str(caught.value).startswith(f"{summary}: not JSON (")
     assert str(caught.value).endswith("); delete it, the run will write it again")

@@ -53,7 +53,7 @@ class ProbeRecorder:
     def go_on_from(self, *, epoch: int, step: int) -> None:
         """Drop from the file what comes after ``step`` finished steps of epoch number ``epoch``, on rank 0.
 
-        Raises :class:`~normhpc.errors.RecordError` for a file that is damaged or of another run.
+        Raises :class:`~normhpc.errors.DamagedError` for a file that is damaged or of another run.
         """
         if self._world.leads:
             self._file.rewind(step=epoch * self._steps_per_epoch + step, epoch=epoch)

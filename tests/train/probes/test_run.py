@@ -30,7 +30,7 @@ from normhpc import data, models
 from normhpc.config import RunConfig
 from normhpc.config.checks import FITS, findings
 from normhpc.data import Batches
-from normhpc.errors import InputError, RecordError
+from normhpc.errors import DamagedError, InputError
 from normhpc.record import RunFolder
 from normhpc.record.probes import Column, ProbeFile, ProbePlan, read_probes
 from normhpc.train import Interrupted, run
@@ -299,10 +299,10 @@ def test_a_damaged_file_and_one_of_another_run(tmp_path):
     stranger = other.read_run().run_id
     folder.probes.write_bytes(other.probes.read_bytes())
     message = f"probes.h5: belongs to run {stranger}; delete it, what it held is lost but the run goes on"
-    with pytest.raises(RecordError, match=message):
+    with pytest.raises(DamagedError, match=message):
         run(folder.path)
     folder.probes.write_bytes(other.probes.read_bytes()[:100])
-    with pytest.raises(RecordError, match=r"probes.h5: not HDF5 \(.*\); delete it"):
+    with pytest.raises(DamagedError, match=r"probes.h5: not HDF5 \(.*\); delete it"):
         run(folder.path)
     folder.probes.unlink()
     run(folder.path)
