@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from normhpc.config import RunConfig
+from normhpc.config import SCHEMA_VERSION, RunConfig
 
 _SAMPLE = 100
 _ROUNDS = 5
@@ -91,7 +91,7 @@ def write_records(folder: Path, runs: int, epochs: int) -> int:
         config = RunConfig.model_validate({"norm": norm, "seed": index // len(_NORMS)})
         run = folder / "bench" / config.run_id
         run.mkdir(parents=True)
-        asked = {"run_id": config.run_id, "schema_version": 2, "sweep": "bench", "swept": {"norm": norm}}
+        asked = {"run_id": config.run_id, "schema_version": SCHEMA_VERSION, "sweep": "bench", "swept": {"norm": norm}}
         created = f"2026-01-01T00:00:00.{index:06d}Z"
         code = {"version": "0.1.0", "commit": "0" * 40, "dirty": False}
         content = asked | {"config": config.to_json(), "resources": {}, "created": created, "code": code}

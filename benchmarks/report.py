@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from normhpc.config import RunConfig
+from normhpc.config import SCHEMA_VERSION, RunConfig
 
 _NORMS = (
     *("none", "batch", "layer", "instance", "group", "rms", "frn", "evonorm_b0", "evonorm_s0", "dyt"),
@@ -91,7 +91,7 @@ def write_run(
     run = folder / config.run_id
     run.mkdir(parents=True)
     diverged = number % 30 == 29
-    asked = {"run_id": config.run_id, "schema_version": 2, "sweep": "bench", "swept": swept}
+    asked = {"run_id": config.run_id, "schema_version": SCHEMA_VERSION, "sweep": "bench", "swept": swept}
     created = f"2026-01-01T00:00:00.{number:06d}Z"
     code = {"version": "0.1.0", "commit": "0" * 40, "dirty": False}
     content = asked | {"config": config.to_json(), "resources": {}, "created": created, "code": code}

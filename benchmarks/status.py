@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from normhpc.config import RunConfig
+from normhpc.config import SCHEMA_VERSION, RunConfig
 from normhpc.results.status import sweep_statuses
 
 _SUMMARY = {
@@ -50,7 +50,12 @@ def write_records(runs: Path, count: int) -> None:
         config = RunConfig.model_validate({"optim": {"lr": rate}, "seed": index // 20})
         run = runs / "bench" / config.run_id
         run.mkdir(parents=True)
-        asked = {"run_id": config.run_id, "schema_version": 1, "sweep": "bench", "swept": {"optim.lr": rate}}
+        asked = {
+            "run_id": config.run_id,
+            "schema_version": SCHEMA_VERSION,
+            "sweep": "bench",
+            "swept": {"optim.lr": rate},
+        }
         created = f"2026-01-01T00:00:00.{index:06d}Z"
         code = {"version": "0.1.0", "commit": "0" * 40, "dirty": False}
         content = asked | {"config": config.to_json(), "resources": {}, "created": created, "code": code}

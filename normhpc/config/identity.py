@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from normhpc.files import canonical_json
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a default or a meaning changes, so that old results never belong to new runs."""
 
 

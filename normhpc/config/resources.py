@@ -26,7 +26,7 @@ class Resources(Part):
     """Runs that share one GPU at a time."""
     fuse: bool = False
     """Train runs of one cell, which differ by their seed alone, together in one process, as one run for the place
-    that they take. For small networks on GPUs; on a processor it is often slower. Of one rank each."""
+    that they take; on a processor those with wide maps go one after another in it. Of one rank each."""
 
     @model_validator(mode="after")
     def _fused_runs_have_one_rank(self) -> "Resources":

@@ -10,7 +10,7 @@ from normhpc.config.checks import CHECKS, findings
 from normhpc.config.data import DataConfig, Digits
 from normhpc.config.identity import run_id
 from normhpc.config.model import Activation, ConvNet, ModelConfig
-from normhpc.config.norm import BatchNorm, NormConfig
+from normhpc.config.norm import BatchNorm, InstanceNorm, NormConfig
 from normhpc.config.training import (
     AugmentConfig,
     Checkpoint,
@@ -72,6 +72,12 @@ class RunConfig(Part):
     def run_id(self) -> str:
         """16 hex digits that name this run on every machine and Python."""
         return run_id(self)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether images and convolution weights lie in memory as NHWC, on any device."""
+        asked = self.model.channels_last
+        return not isinstance(self.norm, InstanceNorm) if asked == "auto" else asked
 
     def to_json(self) -> dict[str, Any]:
         """The complete configuration, defaults included, as JSON values; ``model_validate`` reads it back."""

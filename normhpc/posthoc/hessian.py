@@ -1,7 +1,7 @@
 """Curvature of the mean loss at the weights of a trained network, in both modes, with checks of itself."""
 
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -193,8 +193,26 @@ def modes_differ(model: nn.Module, images: Tensor, batch: int) -> bool:
     return False
 
 
+@contextmanager
+def in_nchw(model: nn.Module) -> Iterator[None]:
+    """Weights of ``model`` in memory as NCHW, for which second backward passes are up to 1.7 times as fast on a processor."""
+    # kept as they are: one with a single column, say, lies in both ways, and kernels are chosen by its strides
+    before = {weight: weight.data for weight in model.parameters() if weight.ndim == 4}
+    model.to(memory_format=torch.contiguous_format)
+    try:
+        yield
+    finally:
+        for weight, data in before.items():
+            weight.data = data
+
+
 def analyse(subject: Subject) -> Finding:
     """Curvature over a sample of ``train`` in evaluation and in training mode."""
+    with in_nchw(subject.model):
+        return _in_both_modes(subject)
+
+
+def _in_both_modes(subject: Subject) -> Finding:
     train = subject.data.train
     update = max(1, subject.config.batch_size // subject.config.optim.accumulate)
     count = subject.count(IMAGES, len(train))
@@ -202,6 +220,7 @@ def analyse(subject: Subject) -> Finding:
         count = count // update * update  # both modes see the same images
     rows = subject.sample(train, count)
     images, labels = subject.normalized(train, rows)
+    images = images.contiguous()
     values: dict[str, Any] = {}
     arrays: dict[str, NDArray[Any]] = {"rows": rows}
     modes: tuple[tuple[Mode, int], ...] = (("eval", eval_batch(subject.device)), ("train", update))

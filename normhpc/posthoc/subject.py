@@ -122,7 +122,7 @@ class Subject:
             device=self.device,
             augment=None,
             seed=SEED,
-            channels_last=self.config.model.channels_last,
+            channels_last=self.config.channels_last,
             crop=self.config.data.crop if isinstance(self.config.data, Shards) else None,
             resize=self.config.data.resize,
             unit=self.data.unit,

@@ -6,6 +6,7 @@ each run's own, so that a run may go on alone where it stopped in company, and t
 """
 
 import contextlib
+import copy
 import math
 import os
 import time
@@ -24,6 +25,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from normhpc.config.training import LossConfig
 from normhpc.data import TrainBatch, rank_share
 from normhpc.errors import InputError, Problem
+from normhpc.models.facts import summarize
 from normhpc.record import RecordWriter, RunFolder, RunInfo, read_summary
 from normhpc.train.loop import (
     Diverged,
@@ -53,6 +55,10 @@ Result = TypeVar("Result")
 _MOST_APART = {"fp32": 1e-2, "bf16": 0.2, "fp16": 0.2}
 """By how much a network's gradient of a first batch may differ from the lone network's, relative to its 2-norm, before
 the two are taken for different functions. Rounding, also of a GPU's TF32, stays far below."""
+
+_WIDEST_MAP = 1 << 15
+"""Values of the widest map of a micro-batch up to which a processor computes several networks faster together: maps of so
+many keep it busy, and those of several leave its caches. Measured by ``benchmarks/fused.py``."""
 
 _SLOW_PATH = "There is a performance drop because we have not yet implemented the batching rule for "
 """How torch's warning begins that it computes one network after the other."""
@@ -404,6 +410,8 @@ def refusal(trainings: Sequence[Training]) -> str | None:
     if any(isinstance(module, _DropoutNd) and module.p > 0 for module in state.model.modules()):
         return "dropout would draw other numbers than alone"
     try:
+        if trainings[0].world.device.type == "cpu" and (widest := _widest_map(trainings[0])) > _WIDEST_MAP:
+            return f"on a processor networks with maps of {widest} values are faster one after another (over {_WIDEST_MAP})"
         stack = Stack([training.state.model for training in trainings])
         kept = stack.keep_buffers()
         try:
@@ -444,6 +452,15 @@ def _difference(stack: Stack, trainings: Sequence[Training], kept: dict[str, Ten
         if apart > most:
             return f"running statistics are {apart:.1e} apart from those of the network alone"
     return None
+
+
+def _widest_map(training: Training) -> int:
+    """Values that the module with most of them gives for a micro-batch; what functions give is not seen."""
+    rows = _rows_now(training)
+    part = rank_share(len(rows), 0, training.config.optim.accumulate)
+    images = training.train.train(rows, *_place(training), part).images
+    model = copy.deepcopy(training.state.model)  # some networks change even where they only evaluate
+    return max(math.prod(row.output_size) for row in summarize(model, images))
 
 
 def _rows_now(training: Training) -> Rows:

@@ -34,7 +34,7 @@ def build_state(config: RunConfig, world: World) -> TrainState:
     model = models.build(config).to(world.device)
     if config.model.deterministic and world.device.type == "cuda":
         refuse_nondeterministic_pools(model)
-    if config.model.channels_last:
+    if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     forward: nn.Module = model
     if config.model.compile:
@@ -99,7 +99,7 @@ def build_batches(config: RunConfig, data: ImageData, split: Split, world: World
         device=world.device,
         augment=config.augment if train else None,
         seed=config.seed,
-        channels_last=config.model.channels_last,
+        channels_last=config.channels_last,
         crop=config.data.crop if isinstance(config.data, Shards) else None,
         resize=config.data.resize,
         unit=data.unit,

@@ -88,7 +88,7 @@ def load_trained(folder: RunFolder, info: RunInfo, weights: Path, device_name: s
     _check_fit(weights, model.state_dict(), state)
     model.load_state_dict(state)
     model = model.to(device).eval()
-    if config.model.channels_last:
+    if config.channels_last:
         model = model.to(memory_format=torch.channels_last)
     facts = read_summary(folder) or {}
     if not {"pixel_mean", "pixel_std", "classes"} <= facts.keys():

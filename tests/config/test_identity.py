@@ -88,13 +88,13 @@ def test_identity_json_is_the_whole_resolved_configuration_without_paths_and_che
         '"data":{"allow_partial":false,"name":"mnist","normalize":"channel","order":"shuffled","resize":null,'
         '"val_fraction":0.1},"epochs":10,'
         '"loss":{"label_smoothing":0.0,"name":"cross_entropy"},'
-        '"model":{"channels_last":false,"compile":false,"conv":{"name":"plain"},"conv_bias":"auto",'
+        '"model":{"channels_last":"auto","compile":false,"conv":{"name":"plain"},"conv_bias":"auto",'
         '"deterministic":true,"name":"convnet","widths":[32,64]},'
         '"norm":{"eps":1e-05,"momentum":0.1,"name":"batch","running":"unbiased","sync":false},'
         '"optim":{"accumulate":1,"clip_adaptive":null,"clip_norm":null,"decay":"weights","ema_decay":null,'
         '"l1":0.0,"lr":0.1,"lr_batch_size":null,"lr_factors":[],"momentum":0.9,"name":"sgd","nesterov":false,'
         '"weight_decay":0.0005},"precision":"fp32","probes":{"name":"none"},'
-        '"schedule":{"final_factor":0.0,"name":"cosine","warmup_epochs":0.0},"schema_version":2,"seed":0}'
+        '"schedule":{"final_factor":0.0,"name":"cosine","warmup_epochs":0.0},"schema_version":3,"seed":0}'
     )
 
 

@@ -27,7 +27,7 @@ from normhpc.posthoc.curvature import (
     quadrature,
     trace_of,
 )
-from normhpc.posthoc.hessian import checks, headline, measured, modes_differ, stability_rate
+from normhpc.posthoc.hessian import checks, headline, in_nchw, measured, modes_differ, stability_rate
 from normhpc.posthoc.subject import mean_loss
 
 
@@ -365,6 +365,19 @@ def test_dropout_is_off_in_training_mode() -> None:
     with mode_of(model, "train"):
         assert [module.training for module in model] == [False, True, False]
     assert [module.training for module in model] == [False, False, False]
+
+
+def test_weights_lie_as_before_when_their_curvature_is_measured() -> None:
+    nhwc = torch.channels_last
+    convolutions = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, groups=4)
+    model = nn.Sequential(nn.Sequential(*convolutions).to(memory_format=nhwc), nn.Conv2d(4, 5, 3), nn.Linear(2, 3))
+    before = [(weight.detach().clone(), weight.stride()) for weight in model.parameters()]
+    with in_nchw(model):
+        assert all(weight.is_contiguous() for weight in model.parameters())
+    assert convolutions[0].weight.is_contiguous(memory_format=nhwc)
+    for weight, (value, stride) in zip(model.parameters(), before, strict=True):
+        assert torch.equal(weight, value)
+        assert weight.stride() == stride
 
 
 def test_a_graph_made_with_kept_buffers_is_good_for_a_backward_pass_after_them() -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from results.fabricate import new_run, norm_config, sealed_run, small_study, started_run
 
+from normhpc.config import SCHEMA_VERSION
 from normhpc.errors import InputError
 from normhpc.results import collect, load_metrics, load_runs, render, summarize
 from normhpc.results.output import Collected
@@ -138,8 +139,8 @@ def test_strict_lists_all_that_is_odd(tmp_path):
         f"in more than one folder, the sealed or first one is kept: {copy.path.name} (kept: {copy.path})",
         "failed: 1 of 9 runs (norm.name=layer); normhpc status names the errors",
         "not finished yet: 1 of 9 runs (1 running)",
-        "runs of different schema versions, whose fields may not mean the same: schema 2 in 8 runs; schema 1 in 1 run",
-        f"runs of different code: schema=2 {code} in 8 runs; schema=1 {code} in 1 run",
+        f"runs of different schema versions, whose fields may not mean the same: schema {SCHEMA_VERSION} in 8 runs; schema 1 in 1 run",
+        f"runs of different code: schema={SCHEMA_VERSION} {code} in 8 runs; schema=1 {code} in 1 run",
     }
     (torn.path.parent.parent / "again" / torn.path.name / "run.json").unlink()
     strict = collect([tmp_path], per_run=True, strict=True)

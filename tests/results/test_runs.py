@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from results.fabricate import diverged_run, failed_run, new_run, norm_config, sealed_run, small_study, started_run
 
+from normhpc.config import SCHEMA_VERSION
 from normhpc.errors import InputError
 from normhpc.record import append_event
 from normhpc.results import load_runs
@@ -38,7 +39,7 @@ def test_one_row_a_run_with_columns_in_the_contract_order(tmp_path):
     assert (first["seconds"], first["seconds_per_epoch"], first["images_per_second"]) == (5.0, 2.0, 700.0)
     assert (first["images_per_statistic"], first["trained_together"]) == ("128", "1")
     assert runs["trained_together"].isna().tolist() == [False] * 4 + [True, False]
-    assert first["code"] == "schema=2 commit=abc123 dirty=False version=0.1.0"
+    assert first["code"] == f"schema={SCHEMA_VERSION} commit=abc123 dirty=False version=0.1.0"
     assert runs["images_per_second"][5] == 9000.0
     assert runs.attrs["notes"] == []
 

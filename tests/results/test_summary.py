@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 from results.fabricate import diverged_run, failed_run, new_run, norm_config, sealed_run, small_study
 
+from normhpc.config import SCHEMA_VERSION
 from normhpc.errors import InputError
 from normhpc.results import load_runs, summarize
 
@@ -205,8 +206,8 @@ def test_different_code_is_told(tmp_path):
     sealed_run(tmp_path, norm_config("batch", 0))
     sealed_run(tmp_path, norm_config("batch", 1), code={"version": "0.1.0", "commit": "abc123", "dirty": True})
     assert notes_of(tmp_path) == [
-        "runs of different code: schema=2 commit=abc123 dirty=False version=0.1.0 in 1 run; "
-        "schema=2 commit=abc123 dirty=True version=0.1.0 in 1 run"
+        f"runs of different code: schema={SCHEMA_VERSION} commit=abc123 dirty=False version=0.1.0 in 1 run; "
+        f"schema={SCHEMA_VERSION} commit=abc123 dirty=True version=0.1.0 in 1 run"
     ]
 
 

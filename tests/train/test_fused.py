@@ -37,7 +37,7 @@ RECIPES = {
     "accumulated": {"optim": {"lr": 0.1, "accumulate": 2}, "norm": "batch_renorm"},
     "plateau": {"schedule": {"name": "plateau", "patience": 0, "threshold": 0.5}, "epochs": 4},
     "mixed": {"augment": {"name": "standard", "mixup_alpha": 0.4, "cutmix_alpha": 1.0, "mix_probability": 0.5}},
-    "channels_last": {"model": {**TINY["model"], "channels_last": True}},
+    "nchw": {"model": {**TINY["model"], "channels_last": False}},
     "several_labels": {"data": {**TINY["data"], "multi_label": True}, "loss": "bce"},
     "residual": {"model": {"name": "resnet8", "width": 4, "residual": "skipinit"}},
 }
@@ -102,7 +102,8 @@ def alone(folders):
 # ---- equal to the runs alone ----------------------------------------------------------------------------------------
 
 
-def test_digits_in_single_precision(tmp_path):
+def test_digits_in_single_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(fused, "_WIDEST_MAP", 2**62)
     lone = alone([new_run(tmp_path / f"lone{seed}", {"seed": seed}) for seed in range(SEEDS)])
     company = [new_run(tmp_path / f"run{seed}", {"seed": seed}) for seed in range(SEEDS)]
     summaries = run_together(paths(company))
@@ -460,7 +461,21 @@ class Forgetful(nn.Module):
         return self.linear(x.flatten(1))
 
 
+class Uncopied(nn.Module):
+    """Holds what copy.deepcopy refuses, which is tried before anything is stacked."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(128, 7)
+        self.doubled = 2 * self.linear.bias
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
 DROPOUT = {"model": {"name": "mnist_model5"}, "data": "digits", "batch_size": 256, "epochs": 1}
+WIDE = {"model": {"name": "convnet", "widths": [8, 4]}, "batch_size": 64, "data": "digits", "epochs": 1}
+"""A micro-batch is 64 maps of 8 channels of 8 x 8: 32,768 values, the most that a processor takes together."""
 
 
 @pytest.mark.parametrize(
@@ -468,6 +483,10 @@ DROPOUT = {"model": {"name": "mnist_model5"}, "data": "digits", "batch_size": 25
     [
         (DROPOUT, "dropout would draw other numbers than alone"),
         ({"probes": {"name": "layers"}}, "probes measure the layers of one network"),
+        (
+            {**WIDE, "batch_size": 65},
+            "on a processor networks with maps of 33280 values are faster one after another (over 32768)",
+        ),
     ],
 )
 def test_trained_one_after_another_for_a_reason(tmp_path, capsys, change, reason):
@@ -484,11 +503,21 @@ def test_trained_one_after_another_for_a_reason(tmp_path, capsys, change, reason
     assert max(row["time"] for row in first) <= min(row["time"] for row in second)
 
 
+@pytest.mark.parametrize("change", [{}, {"batch_size": 128, "optim": {"lr": 0.1, "accumulate": 2}}])
+def test_the_widest_maps_that_a_processor_takes_together(tmp_path, change):
+    company = seeds(tmp_path, WIDE, change, count=2)
+    run_together(paths(company))
+    for found in company:
+        assert events(found) == ["started", "finished"]
+        assert read_summary(found)["trained_together"] == 2
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
         (Branching, "RuntimeError: vmap: It looks like you're attempting to use a Tensor in some data-dependent"),
         (Forgetful, "running statistics are 1.0e+00 apart from those of the network alone"),
+        (Uncopied, "RuntimeError: Only Tensors created explicitly by the user (graph leaves) support the deepcopy"),
     ],
 )
 def test_networks_that_are_not_made_for_it(tmp_path, monkeypatch, network, reason):

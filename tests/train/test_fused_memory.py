@@ -344,6 +344,7 @@ PROGRAM = """
 import resource, sys
 from pathlib import Path
 from normhpc.train import fused, run_together
+fused._WIDEST_MAP = 2**62
 if sys.argv[1] == "untried":
     fused.refusal = lambda trainings: None
 # before a tensor is made, since what a process has once it keeps: room for three networks, not for six

@@ -616,7 +616,7 @@ def test_channels_last_changes_rounding_only(tmp_path, norm):
     model = {"name": "resnet8", "width": 4}
     plain = new_run(tmp_path / "plain", TINY, {"model": model, "norm": norm, "optim": {"lr": 0.01}})
     other = new_run(
-        tmp_path / "other", TINY, {"model": {**model, "channels_last": True}, "norm": norm, "optim": {"lr": 0.01}}
+        tmp_path / "other", TINY, {"model": {**model, "channels_last": False}, "norm": norm, "optim": {"lr": 0.01}}
     )
     for folder in (plain, other):
         run(folder.path)

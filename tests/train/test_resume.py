@@ -76,9 +76,9 @@ CASES = {
         "precision": "fp16",
     },
     "muon_fp16_average": {"optim": {"name": "muon", "ema_decay": 0.9}, "precision": "fp16"},
-    "resnet_channels_last": {"model": {"name": "resnet8", "width": 4, "channels_last": True}, **AUGMENTED},
-    "muon_channels_last": {
-        "model": {"name": "resnet8", "width": 4, "channels_last": True},
+    "resnet_nchw": {"model": {"name": "resnet8", "width": 4, "channels_last": False}, **AUGMENTED},
+    "muon_nchw": {
+        "model": {"name": "resnet8", "width": 4, "channels_last": False},
         "optim": {"name": "muon", "ema_decay": 0.9},
     },
 }

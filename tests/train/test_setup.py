@@ -59,16 +59,27 @@ def test_weights_depend_on_the_seed_alone():
 
     assert all(map(torch.equal, start(seed=4), start(seed=4)))
     assert not all(map(torch.equal, start(seed=4), start(seed=5)))
-    assert all(map(torch.equal, start(seed=4), start(seed=4, model={"widths": [4, 8], "channels_last": True})))
+    assert all(map(torch.equal, start(seed=4), start(seed=4, model={"widths": [4, 8], "channels_last": False})))
 
 
-def test_channels_last_reaches_weights_and_images():
-    _, state, batches = ready(model={"widths": [4, 8], "channels_last": True})
+@pytest.mark.parametrize(
+    ("asked", "norm", "expected"),
+    [
+        ("auto", "batch", True),
+        ("auto", "none", True),
+        ("auto", "instance", False),
+        (True, "instance", True),
+        (False, "batch", False),
+    ],
+)
+def test_how_images_and_weights_lie_in_memory(asked, norm, expected):
+    config, state, batches = ready(model={"widths": [4, 8], "channels_last": asked}, norm=norm)
+    assert config.channels_last is expected
     nhwc = torch.channels_last
-    assert state.model.get_parameter("layers.1.conv.weight").is_contiguous(memory_format=nhwc)
-    images, *_ = batches.train(torch.arange(5).numpy(), 0)
-    assert images.is_contiguous(memory_format=nhwc)
-    assert not images.is_contiguous()
+    weight = state.model.get_parameter("layers.1.conv.weight")
+    for tensor in (weight, batches.train(np.arange(5), 0).images):
+        assert tensor.is_contiguous(memory_format=nhwc) is expected
+        assert tensor.is_contiguous() is not expected
 
 
 @pytest.mark.parametrize(

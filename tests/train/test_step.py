@@ -68,8 +68,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(pieces, norm):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_reduced_precision_learns_like_fp32_with_weights_in_fp32(precision, norm):
-    config, state, batches = ready(precision=precision, norm=norm, schedule="constant", optim={"lr": 0.05})
-    reference = ready(norm=norm, schedule="constant", optim={"lr": 0.05})
+    # of larger rates layer norm makes rounding visible within these steps
+    config, state, batches = ready(precision=precision, norm=norm, schedule="constant", optim={"lr": 0.02})
+    reference = ready(norm=norm, schedule="constant", optim={"lr": 0.02})
     losses, expected = [], []
     for case, found in (((config, state, batches), losses), (reference, expected)):
         for _ in range(30):
@@ -78,7 +79,7 @@ def test_reduced_precision_learns_like_fp32_with_weights_in_fp32(precision, norm
             case[1].settle()
             found.append(case[1].sums.loss / case[1].sums.images)
     assert losses[-1] < 0.5 * losses[0]
-    assert losses[0] == pytest.approx(expected[0], rel=0.05)
+    assert losses[:15] == pytest.approx(expected[:15], rel=0.02)
     assert losses[0] != expected[0]
     assert all(parameter.dtype == torch.float32 for parameter in state.model.parameters())
     assert state.scaler.is_enabled() == (precision == "fp16")

@@ -35,8 +35,8 @@ class ModelPart(Part):
     """What is done to the weights of the convolutions, whatever the norm; a norm on weights says it itself."""
     conv_bias: Annotated[Literal["auto"] | bool, BeforeValidator(_auto_or_bool)] = "auto"
     """Whether the convolutions have a bias; ``auto``: those whose norm learns no shift of its own."""
-    channels_last: bool = False
-    """Store images and convolution weights as NHWC; faster on GPUs with tensor cores for most norms."""
+    channels_last: Annotated[Literal["auto"] | bool, BeforeValidator(_auto_or_bool)] = "auto"
+    """Store images and convolution weights as NHWC, mostly faster; ``auto``: unless the norm is instance, which is slower."""
     compile: bool = False
     """Compile the network with ``torch.compile``; slower to start, fuses norm and activation."""
     deterministic: bool = True

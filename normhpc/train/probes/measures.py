@@ -3,10 +3,13 @@
 All are computed in fp32 or better and without gradient. What is no number in its input is none in its result.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from normhpc.norms.moments import PER_CHANNEL, batch_moments, exact
+from normhpc.norms.slot import memory_format_of
 
 KRYLOV_STEPS = 24
 """Matrix products spent on a largest eigenvalue. Exact but for rounding up to so many images; beyond, what is found is
@@ -27,7 +30,15 @@ def channel_moments(planes: Tensor) -> tuple[Tensor, Tensor]:
 
 def dead_share(planes: Tensor) -> Tensor:
     """Share () of the channels of (N, C, H, W) that have no positive value, or one value everywhere."""
-    highest, lowest = planes.amax(PER_CHANNEL), planes.amin(PER_CHANNEL)
+    if memory_format_of(planes) == torch.channels_last:
+        # torch's extremes of columns take 20 to 50 times as long for 16 columns as for 512
+        channels = planes.shape[1]
+        together = math.gcd(planes.numel() // channels, max(1, 512 // channels))
+        rows = planes.permute(0, 2, 3, 1).reshape(-1, together * channels)
+        highest, lowest = (extremes.view(together, channels) for extremes in (rows.amax(0), rows.amin(0)))
+        highest, lowest = highest.amax(0), lowest.amin(0)
+    else:
+        highest, lowest = planes.amax(PER_CHANNEL), planes.amin(PER_CHANNEL)
     return ((highest <= 0) | (highest == lowest)).float().mean()
 
 

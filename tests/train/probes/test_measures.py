@@ -38,8 +38,9 @@ def cosine_and_rank(x):
 
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_moments_and_dead_channels(name, dtype):
-    x = torch.tensor(IMAGES[name]).to(dtype)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_moments_and_dead_channels(name, dtype, layout):
+    x = torch.tensor(IMAGES[name]).to(dtype).contiguous(memory_format=layout)
     exactly = x.double().numpy()
     mean, variance = measures.channel_moments(x)
     assert mean.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -50,11 +51,22 @@ def test_moments_and_dead_channels(name, dtype):
     assert measures.dead_share(x).item() == pytest.approx(np.mean(dead))
 
 
-def test_dead_channels_by_hand():
-    assert measures.dead_share(torch.tensor(IMAGES["constant channels"])) == 1
-    x = torch.zeros(4, 4, 2, 2)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_dead_channels_by_hand(layout):
+    assert measures.dead_share(torch.tensor(IMAGES["constant channels"]).contiguous(memory_format=layout)) == 1
+    x = torch.zeros(4, 4, 2, 2).contiguous(memory_format=layout)
     x[0, 1, 0, 0], x[:, 2], x[1, 3] = 1e-30, 7.0, -1.0
     assert measures.dead_share(x) == 0.75
+
+
+@pytest.mark.parametrize(("channels", "side"), [(3, 5), (16, 4), (600, 3)])
+def test_dead_channels_of_many_and_few(channels, side):
+    x = torch.randn(5, channels, side, side, generator=torch.Generator().manual_seed(0))
+    x[:, ::3] = -x[:, ::3].abs()
+    x[4, 0, -1, -1] = 1.0
+    expected = (len(range(0, channels, 3)) - 1) / channels
+    assert measures.dead_share(x).item() == pytest.approx(expected)
+    assert measures.dead_share(x.contiguous(memory_format=torch.channels_last)).item() == pytest.approx(expected)
 
 
 def test_a_variance_of_one_value_is_none():
